@@ -1,0 +1,126 @@
+//! Whether this process is alive, and whether it should get requests.
+//!
+//! Readiness depends on this process alone, never on a dependency: an outage that all replicas
+//! share must not take all of them out of the balancer, where some could still answer.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    db::{Db, schema},
+    redis::Redis,
+    shutdown::Tasks,
+    storage::Storage,
+};
+
+/// How long one dependency may take to answer before it counts as down.
+const PING_LIMIT: Duration = Duration::from_millis(500);
+
+/// How often an unfit or unreachable schema is looked at again.
+const SCHEMA_RETRY: Duration = Duration::from_secs(1);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Health {
+    db: Db,
+    redis: Redis,
+    storage: Storage,
+    tasks: Tasks,
+    started: Arc<AtomicBool>,
+}
+
+/// What `/health/ready` says.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Report {
+    /// `ready`, `starting` or `draining`.
+    pub status: &'static str,
+    /// Some dependency is down; requests are served all the same, as far as they can be.
+    pub degraded: bool,
+    pub dependencies: Vec<Dependency>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Dependency {
+    pub name: &'static str,
+    pub up: bool,
+}
+
+impl Health {
+    pub fn new(db: Db, redis: Redis, storage: Storage, tasks: Tasks) -> Self {
+        Self {
+            db,
+            redis,
+            storage,
+            tasks,
+            started: Arc::default(),
+        }
+    }
+
+    /// Becomes ready once the schema is at least the one this build was made for.
+    pub async fn start(self) {
+        let stopping = self.tasks.stopping();
+        let wait = async {
+            while let Err(reason) = self.check_schema().await {
+                tracing::warn!(reason, "not ready yet");
+                tokio::time::sleep(SCHEMA_RETRY).await;
+            }
+            self.started.store(true, Ordering::Release);
+            tracing::info!("ready");
+        };
+        tokio::select! { () = wait => {}, () = stopping => {} }
+    }
+
+    async fn check_schema(&self) -> Result<(), String> {
+        let version = async { schema::version(&mut self.db.primary().await?).await };
+        let (required, version) = (schema::required_version(), version.await);
+        match version {
+            Ok(version) if version >= required => Ok(()),
+            Ok(version) => Err(format!(
+                "the database is at schema {version}, this build needs {required}: run \
+                 `shoal migrate`"
+            )),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Whether a balancer should send requests here.
+    pub fn is_ready(&self) -> bool {
+        self.is_started() && !self.tasks.is_draining()
+    }
+
+    pub async fn report(&self) -> Report {
+        let (databases, redis, s3) = tokio::join!(
+            self.db.ping(PING_LIMIT),
+            self.redis.ping(PING_LIMIT),
+            self.storage.ping(PING_LIMIT),
+        );
+        let dependencies: Vec<_> = databases
+            .into_iter()
+            .chain([("redis", redis), ("s3", s3)])
+            .map(|(name, up)| Dependency { name, up })
+            .collect();
+        Report {
+            status: if self.tasks.is_draining() {
+                "draining"
+            } else if self.is_started() {
+                "ready"
+            } else {
+                "starting"
+            },
+            degraded: dependencies.iter().any(|dependency| !dependency.up),
+            dependencies,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The layer stack, in the order in which a request passes it:
+//!
+//! 1. `observe`: request id and trace, metrics, access log, headers of every response
+//! 2. `protect`: sizes of URI and head, panics, the deadline
+//! 3. CORS, if origins are listed
+//! 4. the router; under `/v1` also the [`super::gate`]
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::{IntoResponse, Response},
+};
+use futures::FutureExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tracing::{Instrument, Span, field::Empty};
+use uuid::Uuid;
+
+use super::{
+    error::ApiError,
+    route_metrics::{RouteMetrics, UNKNOWN_ROUTE},
+};
+use crate::platform::{
+    context::{Context, is_sane_request_id, is_traceparent},
+    metrics::Metrics,
+    shutdown::Tasks,
+    telemetry,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Milliseconds after which the client no longer wants the answer.
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+const MAX_URI_BYTES: usize = 4 * 1024;
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// Nothing here is a page, so a browser need not run or frame any of it. The docs page sets its
+/// own policy.
+const CONTENT_SECURITY_POLICY: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// Two years, as the preload list wants; only behind TLS, which the proxy tells us.
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=63072000; includeSubDomains");
+
+#[derive(Clone)]
+pub struct Config {
+    /// For any request; a client may ask for less.
+    pub request_timeout: Duration,
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+#[derive(Clone)]
+struct Edge {
+    metrics: Arc<RouteMetrics>,
+    tasks: Tasks,
+    request_timeout: Duration,
+}
+
+/// Puts the stack around `router`.
+///
+/// # Errors
+/// A metric is registered twice.
+pub fn apply(
+    router: Router,
+    config: &Config,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> prometheus::Result<Router> {
+    let edge = Edge {
+        metrics: Arc::new(RouteMetrics::new(metrics)?),
+        tasks: tasks.clone(),
+        request_timeout: config.request_timeout,
+    };
+    let router = if config.cors_origins.is_empty() {
+        router
+    } else {
+        router.layer(
+            CorsLayer::new()
+                .allow_origin(AllowOrigin::list(config.cors_origins.clone()))
+                .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+                .allow_headers(Any),
+        )
+    };
+    // The last one added is the first one passed.
+    Ok(router
+        .layer(from_fn(protect))
+        .layer(from_fn_with_state(edge, observe)))
+}
+
+/// Health, metrics and the like: polled by machines every few seconds.
+fn is_unlogged(route: &str) -> bool {
+    route == "/metrics" || route.starts_with("/health")
+}
+
+async fn observe(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let in_flight = edge.metrics.start();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or(UNKNOWN_ROUTE, MatchedPath::as_str);
+    let method = request.method().clone();
+    let context = Arc::new(read_context(request.headers(), start, edge.request_timeout));
+    let is_tls = request.headers().get(FORWARDED_PROTO).is_some_and(|proto| proto == "https");
+    let request_id = context.request_id.clone();
+    let span = tracing::info_span!(
+        "request",
+        otel.name = Empty,
+        %request_id,
+        %method,
+        route,
+        status = Empty
+    );
+    telemetry::continue_trace(&span, context.traceparent.as_deref());
+    let work = context.scope(next.run(request)).instrument(span.clone());
+    let mut response = work.await;
+    drop(in_flight);
+
+    let (status, took) = (response.status(), start.elapsed());
+    edge.metrics.record(&method, route, status, took);
+    if !is_unlogged(route) {
+        log_access(&span, status, took);
+    }
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, super::etag::header_value(&request_id));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(CONTENT_SECURITY_POLICY);
+    if is_tls {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
+    }
+    if edge.tasks.is_draining() {
+        // Sends keep-alive clients elsewhere while this replica still serves.
+        headers.insert(header::CONNECTION, CLOSE);
+    }
+    response
+}
+
+fn log_access(span: &Span, status: StatusCode, took: Duration) {
+    span.record("status", status.as_u16());
+    span.in_scope(|| {
+        tracing::info!(target: "access", duration_ms = took.as_secs_f64() * 1e3, "served");
+    });
+}
+
+fn read_context(headers: &HeaderMap, start: Instant, limit: Duration) -> Context {
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let wanted = text(&REQUEST_TIMEOUT).and_then(|millis| millis.parse().ok());
+    let limit = wanted.map_or(limit, |millis| limit.min(Duration::from_millis(millis)));
+    Context {
+        request_id: text(&REQUEST_ID)
+            .filter(|id| is_sane_request_id(id))
+            .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
+        traceparent: text(&TRACEPARENT).filter(|value| is_traceparent(value)).map(str::to_owned),
+        deadline: start + limit,
+    }
+}
+
+async fn protect(request: Request, next: Next) -> Response {
+    let uri = request.uri().path_and_query().map_or(0, |uri| uri.as_str().len());
+    if uri > MAX_URI_BYTES {
+        return ApiError::new(
+            StatusCode::URI_TOO_LONG,
+            "uri_too_long",
+            format!("An address may have {MAX_URI_BYTES} bytes."),
+        )
+        .into_response();
+    }
+    let head = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    if head.sum::<usize>() > MAX_HEAD_BYTES {
+        return ApiError::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers_too_large",
+            format!("The headers may have {MAX_HEAD_BYTES} bytes together."),
+        )
+        .into_response();
+    }
+    let deadline = Context::current().map_or_else(Instant::now, |context| context.deadline);
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    match tokio::time::timeout_at(deadline.into(), work).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(panic)) => {
+            let message = panic
+                .downcast_ref::<&str>()
+                .map(ToString::to_string)
+                .or_else(|| panic.downcast_ref::<String>().cloned());
+            let message = message.unwrap_or_else(|| "of unknown type".to_owned());
+            ApiError::internal(anyhow::anyhow!("panic: {message}")).into_response()
+        }
+        Err(_) => ApiError::unavailable(
+            "deadline_exceeded",
+            "This took longer than it may; whether a change was saved is unknown. Repeat it with \
+             the same Idempotency-Key.",
+        )
+        .into_response(),
+    }
+}

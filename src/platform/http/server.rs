@@ -1,0 +1,156 @@
+//! Serves connections, and ends without cutting any request short.
+//!
+//! hyper's builder rather than `axum::serve`, which sets no time-out on headers and waits for
+//! the last connection without end.
+
+use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
+
+use axum::{Router, body::Body};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use super::client_ip::Peer;
+use crate::platform::shutdown::Tasks;
+
+/// Larger than what [`super::layers`] accepts, so that a head that is a little too large gets a
+/// problem document instead of hyper's bare status.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long to leave `accept` alone after it failed for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Clone)]
+pub struct Config {
+    /// For the head of a request, from its first byte on an idle connection.
+    pub header_timeout: Duration,
+    /// How long readiness says no before the listener closes: time for balancers to notice.
+    pub drain_delay: Duration,
+    /// How long requests in flight may take after that.
+    pub drain_cap: Duration,
+}
+
+/// Serves `router` on every listener until `shutdown` completes, then drains: readiness says no
+/// and every answer closes its connection, then the listeners close, then what is in flight ends.
+///
+/// Returns `false` if the cap had to cut requests off.
+pub async fn serve(
+    listeners: Vec<(TcpListener, Router)>,
+    config: &Config,
+    tasks: &Tasks,
+    shutdown: impl Future<Output = ()>,
+) -> bool {
+    let connections = TaskTracker::new();
+    let closing = CancellationToken::new();
+    let accepting = CancellationToken::new();
+    for (listener, router) in listeners {
+        let acceptor = Acceptor {
+            router,
+            header_timeout: config.header_timeout,
+            connections: connections.clone(),
+            closing: closing.clone(),
+        };
+        let accepting = accepting.clone();
+        let tracker = connections.clone();
+        tasks.spawn(tracker.track_future(async move {
+            accepting.run_until_cancelled(acceptor.accept(&listener)).await;
+            acceptor.accept_backlog(&listener);
+        }));
+    }
+    shutdown.await;
+    tasks.drain();
+    tracing::info!(delay_ms = config.drain_delay.as_millis(), "draining");
+    sleep(config.drain_delay).await;
+    accepting.cancel();
+    closing.cancel();
+    connections.close();
+    tracing::info!(connections = connections.len(), "no longer accepting");
+    let finished = timeout(config.drain_cap, connections.wait()).await.is_ok();
+    if !finished {
+        tracing::warn!(connections = connections.len(), "drain cap reached: cutting them off");
+    }
+    finished
+}
+
+struct Acceptor {
+    router: Router,
+    header_timeout: Duration,
+    connections: TaskTracker,
+    /// Idle connections end at once, busy ones after their request.
+    closing: CancellationToken,
+}
+
+impl Acceptor {
+    async fn accept(&self, listener: &TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.spawn(stream, peer),
+                Err(error) => {
+                    // Out of descriptors or memory: not a reason to end, nor to spin.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes the connections that the kernel has completed but nobody accepted yet: closing the
+    /// listener would reset them, with requests on their way.
+    fn accept_backlog(&self, listener: &TcpListener) {
+        use futures::FutureExt;
+        while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+            self.spawn(stream, peer);
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "connections have a tracker of their own: they end before the tasks do"
+    )]
+    fn spawn(&self, stream: TcpStream, peer: SocketAddr) {
+        let connection = serve_connection(
+            stream,
+            peer,
+            self.router.clone(),
+            self.header_timeout,
+            self.closing.clone(),
+        );
+        tokio::spawn(self.connections.track_future(connection));
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    header_timeout: Duration,
+    closing: CancellationToken,
+) {
+    // Answers are written in one go; waiting for more to send would only delay them.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(READ_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "connection ended");
+    }
+}

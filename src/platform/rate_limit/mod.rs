@@ -1,0 +1,151 @@
+//! Rate limits: one count for the whole fleet, kept in Redis (GCRA in Lua, by Redis' clock).
+//!
+//! While Redis is away each replica grants a share of the quota by itself, so that guessing
+//! passwords does not become free.
+
+mod local;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use deadpool_redis::redis::{self, FromRedisValue, Pipeline};
+use prometheus::IntCounterVec;
+use sha1::{Digest, Sha1};
+
+use self::local::LocalBuckets;
+use super::{
+    metrics::Metrics,
+    redis::{Failure, Redis},
+};
+
+static SCRIPT: &str = include_str!("gcra.lua");
+
+/// So many requests in so much time, and all of them at once if need be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Names the policy in headers and metrics.
+    pub name: &'static str,
+    pub quota: u32,
+    pub window: Duration,
+}
+
+impl Policy {
+    /// Microseconds between two requests at the steady rate.
+    fn interval_micros(&self) -> u64 {
+        (self.window.as_micros() as u64 / u64::from(self.quota)).max(1)
+    }
+}
+
+/// `quota/seconds`, as in `600/60`.
+pub fn parse_policy(name: &'static str) -> impl Fn(&str) -> Result<Policy, String> {
+    move |value| {
+        let policy = value.split_once('/').and_then(|(quota, seconds)| {
+            let (quota, seconds) = (quota.parse().ok()?, seconds.parse().ok()?);
+            (quota > 0 && seconds > 0).then(|| Policy {
+                name,
+                quota,
+                window: Duration::from_secs(seconds),
+            })
+        });
+        policy.ok_or_else(|| format!("`{value}` is not of the form REQUESTS/SECONDS, as in 600/60"))
+    }
+}
+
+/// What became of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    pub policy: Policy,
+    pub allowed: bool,
+    pub remaining: u32,
+    /// Until the whole quota is there again.
+    pub reset: Duration,
+    /// Until a refused request would be let through.
+    pub retry_after: Duration,
+}
+
+impl Decision {
+    fn new(policy: Policy, (allowed, remaining, reset, retry): (u8, u32, u64, u64)) -> Self {
+        Self {
+            policy,
+            allowed: allowed == 1,
+            remaining,
+            reset: Duration::from_micros(reset),
+            retry_after: Duration::from_micros(retry),
+        }
+    }
+}
+
+/// Decides. Cheap to clone.
+#[derive(Clone)]
+pub struct RateLimiter {
+    redis: Redis,
+    sha: Arc<str>,
+    local: Arc<LocalBuckets>,
+    decisions: IntCounterVec,
+}
+
+impl RateLimiter {
+    /// `local_share`: the part of each quota that one replica grants while Redis is away.
+    ///
+    /// # Errors
+    /// The metric is registered twice.
+    pub fn new(redis: Redis, local_share: f64, metrics: &Metrics) -> prometheus::Result<Self> {
+        let digest = Sha1::digest(SCRIPT.as_bytes());
+        let sha = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Ok(Self {
+            redis,
+            sha: sha.into(),
+            local: Arc::new(LocalBuckets::new(local_share)),
+            decisions: metrics.counter_vec(
+                "rate_limit_decisions_total",
+                "Requests by policy and what became of them; local_*: decided without Redis.",
+                &["policy", "decision"],
+            )?,
+        })
+    }
+
+    /// Counts one request of `who`.
+    pub async fn check(&self, policy: Policy, who: impl fmt::Display) -> Decision {
+        let (decision, _) = self.check_with(policy, who, 1, None).await;
+        decision
+    }
+
+    /// What is left to `who`, without spending any of it.
+    pub async fn peek(&self, policy: Policy, who: impl fmt::Display) -> Decision {
+        let (decision, _) = self.check_with(policy, who, 0, None).await;
+        decision
+    }
+
+    /// Counts one request of `who`, and asks Redis `question` in the same round trip. The answer
+    /// is `None` while Redis is away.
+    pub async fn check_with(
+        &self,
+        policy: Policy,
+        who: impl fmt::Display,
+        cost: u32,
+        question: Option<redis::Cmd>,
+    ) -> (Decision, Option<redis::Value>) {
+        let key = self.redis.key(format_args!("limit:{}:{who}", policy.name));
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.cmd("EVALSHA").arg(&*self.sha).arg(1).arg(&key);
+        pipeline.arg(policy.interval_micros()).arg(policy.quota).arg(cost);
+        if let Some(question) = question {
+            pipeline.add_command(question);
+        }
+        let mut answers = self.redis.pipeline::<Vec<redis::Value>>(&pipeline).await;
+        if matches!(answers, Err(Failure::NoScript)) && self.redis.load(SCRIPT).await.is_ok() {
+            answers = self.redis.pipeline(&pipeline).await;
+        }
+        let mut answers = answers.unwrap_or_default().into_iter();
+        let counted = answers.next().and_then(|value| FromRedisValue::from_redis_value(value).ok());
+        let (decision, labels) = match counted {
+            Some(counted) => (Decision::new(policy, counted), ["allowed", "refused"]),
+            None => (
+                self.local.check(policy, key, cost),
+                ["local_allowed", "local_refused"],
+            ),
+        };
+        let label = labels[usize::from(!decision.allowed)];
+        self.decisions.with_label_values(&[policy.name, label]).inc();
+        (decision, answers.next())
+    }
+}

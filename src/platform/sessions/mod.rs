@@ -1,0 +1,271 @@
+//! Sessions: durable in Postgres, hot in Redis.
+//!
+//! A session is begun at log-in, kept alive by refresh tokens (256 random bits, stored as
+//! SHA-256, single use), and ended by revocation, which every replica honours within 5 s:
+//!
+//! - `revoke` commits in Postgres, then overwrites the Redis entry with `revoked` for as long as
+//!   an access token of the session can live.
+//! - An `active` entry is only ever set where there is none, so a slow reader cannot put it back
+//!   over a `revoked` one, and it lives so shortly that even a lost `revoked` entry is made up
+//!   for in time.
+
+mod queries;
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use deadpool_redis::redis::{Cmd, cmd};
+use moka::future::Cache;
+use rand::Rng;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+pub use self::queries::Session;
+use super::{
+    db::{self, Db, Tx},
+    redis::Redis,
+};
+
+/// How long an `active` entry lives in Redis, and how long this process trusts what it read.
+/// Their sum, plus the slowest load that is still trusted, stays below the promised 5 s.
+const SHARED_TTL: Duration = Duration::from_millis(2_500);
+const LOCAL_TTL: Duration = Duration::from_millis(2_000);
+
+/// Sessions remembered by this process for when Redis is away.
+const REMEMBERED_SESSIONS: u64 = 50_000;
+
+const ACTIVE: &str = "active";
+const REVOKED: &str = "revoked";
+
+#[derive(Clone)]
+pub struct Config {
+    /// A session that is not refreshed for this long ends.
+    pub idle_lifetime: Duration,
+    /// A session ends after this long, refreshed or not.
+    pub absolute_lifetime: Duration,
+    /// How long an access token can outlive its session: a `revoked` entry must live longer.
+    pub access_token_lifetime: Duration,
+}
+
+/// Where a session was begun: shown to its owner, so that a strange one is noticed.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub ip: IpAddr,
+    pub user_agent: String,
+}
+
+/// A session and the refresh token that continues it.
+pub struct Grant {
+    pub session_id: Uuid,
+    pub user_id: Uuid,
+    pub refresh_token: SecretString,
+}
+
+/// Why a refresh was refused. The client is told the same in every case.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    #[error("the refresh token is not valid")]
+    Invalid,
+    #[error(transparent)]
+    Database(#[from] db::Error),
+}
+
+impl From<sqlx::Error> for RefreshError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+/// Begins, continues, checks and ends sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions {
+    db: Db,
+    redis: Redis,
+    config: Arc<Config>,
+    /// What Postgres said, and when it was asked. Also merges concurrent questions.
+    answers: Cache<Uuid, (bool, Instant)>,
+}
+
+impl Sessions {
+    pub fn new(config: Config, db: Db, redis: Redis) -> Self {
+        Self {
+            db,
+            redis,
+            config: Arc::new(config),
+            answers: Cache::builder()
+                .max_capacity(REMEMBERED_SESSIONS)
+                .time_to_live(LOCAL_TTL)
+                .build(),
+        }
+    }
+
+    /// Begins a session in the caller's transaction.
+    ///
+    /// # Errors
+    /// The database refused.
+    pub async fn begin(
+        &self,
+        tx: &mut Tx,
+        user_id: Uuid,
+        origin: &Origin,
+    ) -> Result<Grant, sqlx::Error> {
+        let session_id = Uuid::now_v7();
+        queries::insert(tx, session_id, user_id, origin, self.config.absolute_lifetime).await?;
+        self.grant(tx, session_id, user_id).await
+    }
+
+    /// Trades a refresh token for the next one. A token that was traded before ends its session:
+    /// either its owner or a thief holds a copy, and nobody can tell which.
+    ///
+    /// # Errors
+    /// `Invalid` for an unknown, expired, used or revoked token.
+    pub async fn refresh(&self, token: &SecretString) -> Result<Grant, RefreshError> {
+        let hash = hash(token);
+        let mut tx = self.db.begin().await?;
+        if let Some((session_id, user_id)) = queries::spend_token(&mut tx, &hash).await? {
+            let grant = self.grant(&mut tx, session_id, user_id).await?;
+            queries::touch(&mut tx, session_id).await?;
+            tx.commit().await?;
+            return Ok(grant);
+        }
+        let reused = queries::find_spent_token(&mut tx, &hash).await?;
+        drop(tx);
+        if let Some((session_id, user_id)) = reused {
+            tracing::warn!(%session_id, "a refresh token came twice: session revoked");
+            self.revoke(user_id, session_id).await?;
+        }
+        Err(RefreshError::Invalid)
+    }
+
+    /// The live sessions of a user, newest first.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    pub async fn list(&self, user_id: Uuid) -> Result<Vec<Session>, db::Error> {
+        let mut conn = self.db.primary().await?;
+        Ok(queries::list(&mut conn, user_id).await?)
+    }
+
+    /// Ends one session of a user. `false` if there is no such live session.
+    ///
+    /// # Errors
+    /// The database cannot be reached; the session may live on.
+    pub async fn revoke(&self, user_id: Uuid, session_id: Uuid) -> Result<bool, db::Error> {
+        let mut conn = self.db.primary().await?;
+        let revoked = queries::revoke(&mut conn, user_id, session_id).await?;
+        drop(conn);
+        self.spread_revocation(&[session_id]).await;
+        Ok(revoked)
+    }
+
+    /// Ends all sessions of a user in the caller's transaction, `except` one if given. Once it
+    /// is committed, hand the result to [`Sessions::spread_revocation`].
+    ///
+    /// # Errors
+    /// The database refused.
+    pub async fn revoke_all(
+        &self,
+        tx: &mut Tx,
+        user_id: Uuid,
+        except: Option<Uuid>,
+    ) -> Result<Vec<Uuid>, sqlx::Error> {
+        queries::revoke_all(tx, user_id, except).await
+    }
+
+    /// Tells the fleet of committed revocations.
+    pub async fn spread_revocation(&self, sessions: &[Uuid]) {
+        let lifetime = self.config.access_token_lifetime + Duration::from_secs(60);
+        for session_id in sessions {
+            self.answers.invalidate(session_id).await;
+            let mut set = cmd("SET");
+            set.arg(self.key(*session_id)).arg(REVOKED);
+            set.arg("EX").arg(lifetime.as_secs());
+            // Without Redis the short life of an `active` entry does the same a little later.
+            let _ = self.redis.run::<()>(&set).await;
+        }
+    }
+
+    /// The command that asks Redis for a session's state: callers send it along with others and
+    /// hand the answer to [`Sessions::is_live`].
+    pub fn state_command(&self, session_id: Uuid) -> Cmd {
+        Cmd::get(self.key(session_id))
+    }
+
+    /// Whether a session is live, given what Redis said of it (`None`: nothing, or it is away).
+    ///
+    /// # Errors
+    /// Neither Redis nor Postgres can say.
+    pub async fn is_live(
+        &self,
+        session_id: Uuid,
+        redis_state: Option<&str>,
+    ) -> Result<bool, db::Error> {
+        match redis_state {
+            Some(ACTIVE) => Ok(true),
+            Some(_) => Ok(false),
+            None => self.ask_postgres(session_id).await,
+        }
+    }
+
+    async fn ask_postgres(&self, session_id: Uuid) -> Result<bool, db::Error> {
+        let load = async {
+            let asked = Instant::now();
+            // A replica may lag behind the revocation.
+            let mut conn = self.db.primary().await?;
+            let live = queries::is_live(&mut conn, session_id).await?;
+            drop(conn);
+            self.share_answer(session_id, live, asked).await;
+            Ok::<_, db::Error>((live, asked))
+        };
+        let answer = self.answers.try_get_with(session_id, load).await;
+        let (live, asked) = answer.map_err(|error| db::Error::Unreachable("primary", error.to_string()))?;
+        if asked.elapsed() > LOCAL_TTL {
+            // Loaded slowly: good for the requests that waited for it, not for later ones.
+            self.answers.invalidate(&session_id).await;
+        }
+        Ok(live)
+    }
+
+    async fn share_answer(&self, session_id: Uuid, live: bool, asked: Instant) {
+        let Some(left) = SHARED_TTL.checked_sub(asked.elapsed()) else {
+            return;
+        };
+        let mut set = cmd("SET");
+        set.arg(self.key(session_id));
+        set.arg(if live { ACTIVE } else { REVOKED });
+        // NX: never over a `revoked` that came in between.
+        set.arg("NX").arg("PX").arg(left.as_millis() as u64);
+        let _ = self.redis.run::<Option<String>>(&set).await;
+    }
+
+    async fn grant(
+        &self,
+        tx: &mut Tx,
+        session_id: Uuid,
+        user_id: Uuid,
+    ) -> Result<Grant, sqlx::Error> {
+        let mut bytes = [0_u8; 32];
+        rand::rng().fill_bytes(&mut bytes);
+        let refresh_token = SecretString::from(URL_SAFE_NO_PAD.encode(bytes));
+        let hash = hash(&refresh_token);
+        queries::insert_token(tx, session_id, &hash, self.config.idle_lifetime).await?;
+        Ok(Grant {
+            session_id,
+            user_id,
+            refresh_token,
+        })
+    }
+
+    fn key(&self, session_id: Uuid) -> String {
+        self.redis.key(format_args!("session:{session_id}"))
+    }
+}
+
+fn hash(token: &SecretString) -> [u8; 32] {
+    Sha256::digest(token.expose_secret().as_bytes()).into()
+}
