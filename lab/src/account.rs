@@ -1,0 +1,92 @@
+//! Which operating-system account the servers run as.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+
+use nix::unistd::{User, geteuid};
+
+use crate::error::{Context, Error, Result};
+
+/// The unprivileged account that a lab started by root gives its servers: Postgres and PgBouncer
+/// refuse to run as root, and Debian's package creates this one.
+const SERVICE_ACCOUNT: &str = "postgres";
+
+/// An account to drop to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The login name, as `setpriv` wants it.
+    pub name: String,
+    uid: u32,
+    gid: u32,
+}
+
+impl Account {
+    /// The account for the servers: `None` when the lab runs as an ordinary user, who can run them all.
+    pub fn for_servers() -> Result<Option<Self>> {
+        if !geteuid().is_root() {
+            return Ok(None);
+        }
+        let user = User::from_name(SERVICE_ACCOUNT)
+            .cannot(|| format!("look up the account `{SERVICE_ACCOUNT}`"))?
+            .ok_or_else(|| {
+                Error::new(format!("there is no account `{SERVICE_ACCOUNT}`, and Postgres refuses to run as root"))
+                    .way_out("apt-get install postgresql creates it")
+            })?;
+        Ok(Some(Self {
+            name: user.name,
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+        }))
+    }
+
+    /// Makes the account the owner of one file or directory.
+    pub(crate) fn own(&self, path: &Path) -> Result<()> {
+        chown(path, Some(self.uid), Some(self.gid))
+            .cannot(|| format!("give {} to the account `{}`", path.display(), self.name))
+    }
+
+    /// Whether the account can reach what is in `dir`: every directory on the way must let it pass.
+    #[must_use]
+    pub fn can_reach(&self, dir: &Path) -> bool {
+        dir.ancestors().all(|ancestor| match fs::metadata(ancestor) {
+            Ok(found) => may_pass(found.mode(), found.uid() == self.uid, found.gid() == self.gid),
+            // What does not exist yet is created by the lab, with a mode that lets everybody pass.
+            Err(_) => true,
+        })
+    }
+}
+
+/// Unix looks at one class of permission bits only: owner, else group, else others.
+fn may_pass(mode: u32, is_owner: bool, is_group: bool) -> bool {
+    let bit = match (is_owner, is_group) {
+        (true, _) => 0o100,
+        (false, true) => 0o010,
+        (false, false) => 0o001,
+    };
+    mode & bit != 0
+}
+
+/// Whether this process is root.
+pub(crate) fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_pass;
+
+    #[test]
+    fn a_private_home_stops_everybody_else() {
+        assert!(may_pass(0o700, true, false));
+        assert!(!may_pass(0o700, false, false));
+        assert!(!may_pass(0o700, false, true));
+    }
+
+    #[test]
+    fn the_first_class_that_matches_decides() {
+        assert!(!may_pass(0o011, true, true));
+        assert!(!may_pass(0o701, false, true));
+        assert!(may_pass(0o755, false, false));
+    }
+}

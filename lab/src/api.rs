@@ -1,0 +1,114 @@
+//! Replicas of the API, and the service's other commands.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::net::replies;
+use crate::ports::Port;
+use crate::process::Process;
+use crate::run::output_of;
+use crate::site::{Site, write_private};
+use crate::topology::Topology;
+
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// How `shoal` is run in a site.
+#[derive(Clone, Debug)]
+pub struct Shoal {
+    binary: PathBuf,
+    env: Vec<(String, String)>,
+}
+
+impl Shoal {
+    /// The binary, for a database of this topology.
+    #[must_use]
+    pub fn new(topology: &Topology, database: &str, binary: &Path) -> Self {
+        Self {
+            binary: binary.to_owned(),
+            env: environment(topology, database),
+        }
+    }
+
+    /// With a key to sign tokens, made the first time.
+    pub fn with_signing_key(mut self, site: &Site) -> Result<Self> {
+        let key = site.dir().join("jwt.pem");
+        if !key.exists() {
+            write_private(&key, &self.run(&["keys", "generate"], "", "make a signing key")?)?;
+        }
+        self.env.push(("JWT_PRIVATE_KEYS_FILE".to_owned(), key.to_string_lossy().into_owned()));
+        Ok(self)
+    }
+
+    /// Runs one of its short commands; `what` completes the sentence "cannot …".
+    pub fn run(&self, args: &[&str], input: &str, what: &str) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.args(args).env_clear().envs(self.env.iter().cloned());
+        command.envs(["PATH", "HOME", "RUST_BACKTRACE"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        output_of(&mut command, input, what)
+    }
+}
+
+/// A running API replica, stopped when this is dropped.
+#[derive(Debug)]
+pub struct Api {
+    process: Process,
+    port: Port,
+}
+
+impl Api {
+    /// Starts `shoal serve`.
+    pub fn start(site: &Site, name: &str, port: Port, shoal: &Shoal) -> Result<Self> {
+        let own = [
+            ("HOST", "127.0.0.1"),
+            ("PORT", &port.number().to_string()),
+            ("TRUSTED_PROXIES", "127.0.0.1/32"),
+            ("SHOAL_LOG_FORMAT", "json"),
+            ("RUST_LOG", "info"),
+            // The delay gives a balancer time to notice. When the lab stops, nginx has gone before, and the
+            // delay would only keep whoever pressed Ctrl-C waiting.
+            ("SHOAL_DRAIN_DELAY_MS", "0"),
+        ];
+        let launch = site.launch_as_self(name, &shoal.binary).arg("serve").env(shoal.env.iter().cloned());
+        let launch = launch.env(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let mut api = Self {
+            process: Process::start(launch)?,
+            port,
+        };
+        let number = api.port();
+        let request = "GET /health/ready HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";
+        api.process.wait_until(READY_WITHIN, || replies(number, request, "HTTP/1.1 200"))?;
+        Ok(api)
+    }
+
+    /// The port it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// The process, to freeze, kill or restart it.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// Where everything is, in the service's own variables.
+fn environment(topology: &Topology, database: &str) -> Vec<(String, String)> {
+    let s3 = &topology.s3;
+    [
+        ("DATABASE_URL", topology.app_url(database)),
+        ("DATABASE_REPLICA_URLS", topology.app_replica_urls(database).join(",")),
+        ("DATABASE_DIRECT_URL", topology.migrator_url(database)),
+        ("REDIS_URL", topology.redis_url.clone()),
+        ("S3_BUCKET", s3.bucket.clone()),
+        ("S3_ENDPOINT", s3.endpoint.clone()),
+        ("SHOAL_S3_PATH_STYLE", "true".to_owned()),
+        ("AWS_REGION", s3.region.clone()),
+        ("AWS_ACCESS_KEY_ID", s3.access_key.clone()),
+        ("AWS_SECRET_ACCESS_KEY", s3.secret_key.clone()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}

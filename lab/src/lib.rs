@@ -1,0 +1,49 @@
+//! Shoal's development tool: starts the whole real topology on one machine without Docker, and runs the
+//! tests against it.
+//!
+//! As a program it is `cargo lab`. As a library it gives the integration tests the servers that
+//! `cargo lab test` has started ([`topology::Topology`]), and servers of their own to break
+//! ([`site::Site`] and one module per server).
+//!
+//! # Layout
+//! - [`commands`]: one file per command.
+//! - [`install`]: finds the servers, installs what is missing.
+//! - [`site`]: the directory in which servers run; [`topology`]: what runs where, for the tests.
+//! - [`postgres`], [`pgbouncer`], [`redis`], [`s3`], [`nginx`], [`api`]: one file per server;
+//!   `services` starts those that the API stands on.
+//! - [`process`]: start, watch and stop a process; [`ports`]: which port it gets.
+//! - [`template`]: fills in the configuration files that the repository ships.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "they are disallowed in the service, whose environment and tasks have one owner each; the lab is a tool"
+)]
+
+pub mod account;
+pub mod api;
+pub mod commands;
+pub mod error;
+pub mod install;
+pub mod nginx;
+pub mod pgbouncer;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod progress;
+pub mod redis;
+pub mod s3;
+pub mod site;
+pub mod template;
+pub mod topology;
+
+mod cargo;
+mod demo;
+mod interrupt;
+mod net;
+mod psql;
+mod run;
+mod secrets;
+mod services;
+mod state;
+
+pub use error::{Error, Result};
+pub use topology::Topology;

@@ -1,0 +1,125 @@
+//! `cargo lab`: the development tool's command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lab::Result;
+use lab::commands::{down, logs, prepare, status, test, up};
+use lab::s3;
+
+/// Starts Shoal's whole topology on this machine, without Docker, and runs the tests against it.
+#[derive(Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab")]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything, and stay until Ctrl-C. Data is kept between runs.
+    Up {
+        /// How many API replicas.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=99))]
+        replicas: u16,
+        /// The port of nginx, on loopback.
+        #[arg(long, default_value_t = lab::ports::fixed::NGINX)]
+        port: u16,
+        /// Begin without the data of earlier runs.
+        #[arg(long)]
+        fresh: bool,
+        /// Only Postgres, PgBouncer, Redis and S3.
+        #[arg(long)]
+        services_only: bool,
+        /// Build the API with optimisations.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Run the tests against servers of their own, and stop them.
+    Test {
+        /// For `cargo test`, for example `orders -- --nocapture`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Show what runs where.
+    Status,
+    /// Stop the lab that runs in another terminal.
+    Down,
+    /// Print the log of a server.
+    Logs {
+        /// As `cargo lab status` names it.
+        name: String,
+        /// Go on printing what is added.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Renew `.sqlx/` from the schema that the migrations make.
+    Prepare {
+        /// Only tell whether it is up to date.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run the S3 server alone.
+    S3 {
+        /// The port on loopback.
+        #[arg(long, default_value_t = lab::ports::fixed::S3)]
+        port: u16,
+        /// Where buckets are kept.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Access key id.
+        #[arg(long, env = "LAB_S3_ACCESS_KEY")]
+        access_key: String,
+        /// Secret access key.
+        #[arg(long, env = "LAB_S3_SECRET_KEY", hide_env_values = true)]
+        secret_key: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(CommandLine::parse().command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("\nerror: {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Up {
+            replicas,
+            port,
+            fresh,
+            services_only,
+            release,
+        } => up::run(&up::Options {
+            replicas,
+            port,
+            fresh,
+            services_only,
+            release,
+        })
+        .map(|()| 0),
+        Command::Test { args } => test::run(&args),
+        Command::Status => status::run().map(|()| 0),
+        Command::Down => down::run().map(|()| 0),
+        Command::Logs { name, follow } => logs::run(&name, follow).map(|()| 0),
+        Command::Prepare { check } => prepare::run(check).map(|()| 0),
+        Command::S3 {
+            port,
+            dir,
+            access_key,
+            secret_key,
+        } => s3::run(&s3::Settings {
+            dir,
+            port,
+            access_key,
+            secret_key,
+        })
+        .map(|()| 0),
+    }
+}
