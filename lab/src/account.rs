@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
-use nix::unistd::{User, geteuid};
+use rustix::process::geteuid;
 
 use crate::error::{Context, Error, Result};
 
@@ -27,17 +27,17 @@ impl Account {
         if !geteuid().is_root() {
             return Ok(None);
         }
-        let user = User::from_name(SERVICE_ACCOUNT)
-            .cannot(|| format!("look up the account `{SERVICE_ACCOUNT}`"))?
-            .ok_or_else(|| {
-                Error::new(format!("there is no account `{SERVICE_ACCOUNT}`, and Postgres refuses to run as root"))
-                    .way_out("apt-get install postgresql creates it")
-            })?;
-        Ok(Some(Self {
-            name: user.name,
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-        }))
+        let accounts =
+            fs::read_to_string("/etc/passwd").cannot(|| "read /etc/passwd".to_owned())?;
+        let found = accounts
+            .lines()
+            .find_map(|line| parse(line, SERVICE_ACCOUNT));
+        found.map(Some).ok_or_else(|| {
+            Error::new(format!(
+                "there is no account `{SERVICE_ACCOUNT}`, and Postgres refuses to run as root"
+            ))
+            .way_out("apt-get install postgresql creates it")
+        })
     }
 
     /// Makes the account the owner of one file or directory.
@@ -49,12 +49,32 @@ impl Account {
     /// Whether the account can reach what is in `dir`: every directory on the way must let it pass.
     #[must_use]
     pub fn can_reach(&self, dir: &Path) -> bool {
-        dir.ancestors().all(|ancestor| match fs::metadata(ancestor) {
-            Ok(found) => may_pass(found.mode(), found.uid() == self.uid, found.gid() == self.gid),
-            // What does not exist yet is created by the lab, with a mode that lets everybody pass.
-            Err(_) => true,
-        })
+        dir.ancestors()
+            .all(|ancestor| match fs::metadata(ancestor) {
+                Ok(found) => may_pass(
+                    found.mode(),
+                    found.uid() == self.uid,
+                    found.gid() == self.gid,
+                ),
+                // What does not exist yet is created by the lab, with a mode that lets everybody pass.
+                Err(_) => true,
+            })
     }
+}
+
+/// A line of `/etc/passwd`: name, password, user, group and more, parted by colons.
+fn parse(line: &str, name: &str) -> Option<Account> {
+    let mut fields = line.split(':');
+    if fields.next() != Some(name) {
+        return None;
+    }
+    let uid = fields.nth(1)?.parse().ok()?;
+    let gid = fields.next()?.parse().ok()?;
+    Some(Account {
+        name: name.to_owned(),
+        uid,
+        gid,
+    })
 }
 
 /// Unix looks at one class of permission bits only: owner, else group, else others.
@@ -74,7 +94,18 @@ pub(crate) fn is_root() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::may_pass;
+    use super::{may_pass, parse};
+
+    #[test]
+    fn an_account_is_found_by_its_whole_name() {
+        let account = parse(
+            "postgres:x:101:104:,,,:/var/lib/postgresql:/bin/bash",
+            "postgres",
+        );
+        let account = account.expect("it is the line of that account");
+        assert_eq!((account.uid, account.gid), (101, 104));
+        assert_eq!(parse("postgres2:x:1:1::/:/bin/sh", "postgres"), None);
+    }
 
     #[test]
     fn a_private_home_stops_everybody_else() {

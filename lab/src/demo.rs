@@ -14,12 +14,20 @@ const CUSTOMER: (&str, &str) = ("ada@shoal.test", "drifting-kelp-27");
 /// Loads the products, and makes the administrator the first time.
 pub(crate) fn load(site: &Site, shoal: &Shoal) -> Result<()> {
     let products = repository().join("lab/demo/products.csv");
-    shoal.run(&["import", "products", &products.to_string_lossy()], "", "load the demo products")?;
+    shoal.run(
+        &["import", "products", &products.to_string_lossy()],
+        "",
+        "load the demo products",
+    )?;
     // Beside the primary's data, and so gone with it.
     let marker = site.data("demo-admin.made");
     if !marker.exists() {
         let (email, password) = ADMIN;
-        shoal.run(&["admin", "create", "--email", email, "--name", "Admin"], &format!("{password}\n"), "make the demo administrator")?;
+        shoal.run(
+            &["admin", "create", "--email", email, "--name", "Admin"],
+            &format!("{password}\n"),
+            "make the demo administrator",
+        )?;
         fs::write(&marker, "").cannot(|| format!("write {}", marker.display()))?;
     }
     Ok(())
@@ -31,8 +39,12 @@ pub(crate) fn register_customer(port: u16) -> Result<()> {
     let body = format!(r#"{{"email":"{email}","password":"{password}","name":"Ada"}}"#);
     match post_json(port, "/v1/auth/register", &body) {
         Some(201 | 409) => Ok(()),
-        Some(status) => Err(Error::new(format!("cannot register the demo customer: the API answered {status}"))),
-        None => Err(Error::new("cannot register the demo customer: the API did not answer")),
+        Some(status) => Err(Error::new(format!(
+            "cannot register the demo customer: the API answered {status}"
+        ))),
+        None => Err(Error::new(
+            "cannot register the demo customer: the API did not answer",
+        )),
     }
 }
 

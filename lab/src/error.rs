@@ -77,4 +77,4 @@ impl<T, E: ForeignError> Context<T> for Result<T, E> {
 pub(crate) trait ForeignError: fmt::Display {}
 impl ForeignError for std::io::Error {}
 impl ForeignError for serde_json::Error {}
-impl ForeignError for nix::errno::Errno {}
+impl ForeignError for rustix::io::Errno {}

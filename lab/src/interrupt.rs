@@ -23,7 +23,11 @@ pub(crate) fn listen() -> Result<()> {
     let (mut interrupt, mut terminate, mut hangup) = {
         let _context = runtime.enter();
         let open = |kind| signal(kind).cannot(|| "listen for signals".to_owned());
-        (open(SignalKind::interrupt())?, open(SignalKind::terminate())?, open(SignalKind::hangup())?)
+        (
+            open(SignalKind::interrupt())?,
+            open(SignalKind::terminate())?,
+            open(SignalKind::hangup())?,
+        )
     };
     thread::spawn(move || {
         runtime.block_on(async {

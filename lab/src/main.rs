@@ -1,13 +1,18 @@
 //! `cargo lab`: the development tool's command line.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "they are disallowed in the service; the lab is a tool"
+)]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lab::Result;
 use lab::commands::{down, logs, prepare, status, test, up};
 use lab::s3;
+use lab::{Error, Result};
 
 /// Starts Shoal's whole topology on this machine, without Docker, and runs the tests against it.
 #[derive(Parser)]
@@ -69,12 +74,12 @@ enum Command {
         /// Where buckets are kept.
         #[arg(long)]
         dir: PathBuf,
-        /// Access key id.
-        #[arg(long, env = "LAB_S3_ACCESS_KEY")]
-        access_key: String,
-        /// Secret access key.
-        #[arg(long, env = "LAB_S3_SECRET_KEY", hide_env_values = true)]
-        secret_key: String,
+        /// Access key id; LAB_S3_ACCESS_KEY if not given.
+        #[arg(long)]
+        access_key: Option<String>,
+        /// Secret access key; LAB_S3_SECRET_KEY if not given, which keeps it out of the process list.
+        #[arg(long)]
+        secret_key: Option<String>,
     },
 }
 
@@ -104,7 +109,7 @@ fn run(command: Command) -> Result<u8> {
             release,
         })
         .map(|()| 0),
-        Command::Test { args } => test::run(&args),
+        Command::Test { .. } => test::run(&arguments_of_test()),
         Command::Status => status::run().map(|()| 0),
         Command::Down => down::run().map(|()| 0),
         Command::Logs { name, follow } => logs::run(&name, follow).map(|()| 0),
@@ -117,9 +122,23 @@ fn run(command: Command) -> Result<u8> {
         } => s3::run(&s3::Settings {
             dir,
             port,
-            access_key,
-            secret_key,
+            access_key: given_or_variable(access_key, "LAB_S3_ACCESS_KEY")?,
+            secret_key: given_or_variable(secret_key, "LAB_S3_SECRET_KEY")?,
         })
         .map(|()| 0),
     }
+}
+
+/// What follows `test` on the command line, as it stands there: clap would swallow a first `--`, which
+/// `cargo test` needs.
+fn arguments_of_test() -> Vec<OsString> {
+    std::env::args_os()
+        .skip_while(|arg| arg != "test")
+        .skip(1)
+        .collect()
+}
+
+fn given_or_variable(given: Option<String>, variable: &str) -> Result<String> {
+    let value = given.or_else(|| std::env::var(variable).ok());
+    value.ok_or_else(|| Error::new(format!("{variable} is not set")).exit_code(2))
 }

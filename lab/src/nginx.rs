@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use rustix::process::Signal;
 
 use crate::error::{Context, Error, Result};
 use crate::net::accepts_connections;
@@ -38,16 +38,26 @@ impl Nginx {
         ];
         let config = site.configure(&format!("{name}.conf"), "nginx/nginx.conf", &values)?;
         // As whoever runs the lab: a port below 1024 needs root, and nginx's workers drop to its own account.
-        let launch = site.launch_as_self(name, &site.binaries.nginx).arg("-c").arg(&config).args(["-e", "stderr"]).arg("-p").arg(run_dir);
+        let launch = site
+            .launch_as_self(name, &site.binaries.nginx)
+            .arg("-c")
+            .arg(&config)
+            .args(["-e", "stderr"])
+            .arg("-p")
+            .arg(run_dir);
         // SIGQUIT finishes open requests, which end within the read timeout of 8 s at the latest.
-        let launch = launch.stop_signal(Signal::SIGQUIT).grace(Duration::from_secs(3));
+        let launch = launch
+            .stop_signal(Signal::QUIT)
+            .grace(Duration::from_secs(3));
         let mut nginx = Self {
             site: site.clone(),
             process: Process::start(launch)?,
             port,
         };
         let number = nginx.port();
-        nginx.process.wait_until(READY_WITHIN, || accepts_connections(number))?;
+        nginx
+            .process
+            .wait_until(READY_WITHIN, || accepts_connections(number))?;
         Ok(nginx)
     }
 
@@ -57,13 +67,19 @@ impl Nginx {
         write_upstreams(&self.site, &name, upstreams)?;
         // A reload with a mistake would be refused in silence, and the old list stay.
         let mut check = Command::new(&self.site.binaries.nginx);
-        check.args(["-t", "-q", "-e", "stderr", "-c"]).arg(self.site.etc(&format!("{name}.conf")));
+        check
+            .args(["-t", "-q", "-e", "stderr", "-c"])
+            .arg(self.site.etc(&format!("{name}.conf")));
         output_of(&mut check, "", "use the new list of API replicas")?;
         let master = self.process.pid();
         let before = workers(master);
-        self.process.signal(Signal::SIGHUP);
+        self.process.signal(Signal::HUP);
         // The new workers listen before the old ones are told to finish.
-        self.process.wait_until(READY_WITHIN, || workers(master).iter().any(|worker| !before.contains(worker)))
+        self.process.wait_until(READY_WITHIN, || {
+            workers(master)
+                .iter()
+                .any(|worker| !before.contains(worker))
+        })
     }
 
     /// The port it listens on.
@@ -80,18 +96,22 @@ impl Nginx {
 
 fn write_upstreams(site: &Site, name: &str, upstreams: &[SocketAddr]) -> Result<PathBuf> {
     if upstreams.is_empty() {
-        return Err(Error::new("nginx needs at least one API replica to balance over"));
+        return Err(Error::new(
+            "nginx needs at least one API replica to balance over",
+        ));
     }
     // One refused or timed-out request takes a replica out for 3 s, so a dead one costs few retries, and
     // one that is back is used soon.
     let line = |address: &SocketAddr| format!("server {address} max_fails=1 fail_timeout=3s;\n");
     let path = site.etc(&format!("{name}-upstreams.conf"));
-    fs::write(&path, upstreams.iter().map(line).collect::<String>()).cannot(|| format!("write {}", path.display()))?;
+    fs::write(&path, upstreams.iter().map(line).collect::<String>())
+        .cannot(|| format!("write {}", path.display()))?;
     Ok(path)
 }
 
 /// The process numbers of the master's children.
 fn workers(master: u32) -> Vec<String> {
-    let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
+    let children =
+        fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
     children.split_whitespace().map(str::to_owned).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use rustix::process::Signal;
 
 use crate::error::Result;
 use crate::net::accepts_connections;
@@ -23,7 +23,10 @@ impl PgBouncer {
     /// Starts one that leads to the Postgres on `postgres_port`.
     pub fn start(site: &Site, name: &str, port: Port, postgres_port: u16) -> Result<Self> {
         let secrets = &site.secrets;
-        let users = format!("\"shoal_app\" \"{}\"\n\"pgbouncer\" \"{}\"\n", secrets.app, secrets.pgbouncer);
+        let users = format!(
+            "\"shoal_app\" \"{}\"\n\"pgbouncer\" \"{}\"\n",
+            secrets.app, secrets.pgbouncer
+        );
         let auth_file = site.write_config(&format!("{name}.users"), &users)?;
         let (clients, pool, idle_seconds) = match site.profile {
             Profile::Durable => ("1000", "40", "600"),
@@ -42,13 +45,18 @@ impl PgBouncer {
         ];
         let config = site.configure(&format!("{name}.ini"), "pgbouncer/pgbouncer.ini", &values)?;
         // SIGINT lets running transactions end; SIGTERM would wait for every client to go.
-        let launch = site.launch(name, &site.binaries.pgbouncer).arg(config).stop_signal(Signal::SIGINT);
+        let launch = site
+            .launch(name, &site.binaries.pgbouncer)
+            .arg(config)
+            .stop_signal(Signal::INT);
         let mut pgbouncer = Self {
             process: Process::start(launch.grace(Duration::from_secs(3)))?,
             port,
         };
         let number = pgbouncer.port();
-        pgbouncer.process.wait_until(READY_WITHIN, || accepts_connections(number))?;
+        pgbouncer
+            .process
+            .wait_until(READY_WITHIN, || accepts_connections(number))?;
         Ok(pgbouncer)
     }
 

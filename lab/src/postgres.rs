@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use rustix::process::Signal;
 
 use crate::account::Account;
 use crate::error::{Context, Error, Result};
@@ -48,11 +48,21 @@ impl Postgres {
         let primary = Psql::new(site, primary_port, "postgres");
         let cluster = primary.run("select system_identifier from pg_control_system()")?;
         let slot = name.replace('-', "_");
-        if !is_complete(site, name)? || fs::read_to_string(marker(site, name)).ok().as_deref() != Some(&cluster) {
+        if !is_complete(site, name)?
+            || fs::read_to_string(marker(site, name)).ok().as_deref() != Some(&cluster)
+        {
             copy(site, name, &primary, primary_port, &slot)?;
             fs::write(marker(site, name), cluster).cannot(|| format!("mark {name} as complete"))?;
         }
-        Self::start(site, name, port, Follows::Primary { port: primary_port, slot: &slot })
+        Self::start(
+            site,
+            name,
+            port,
+            Follows::Primary {
+                port: primary_port,
+                slot: &slot,
+            },
+        )
     }
 
     fn start(site: &Site, name: &str, port: Port, follows: Follows<'_>) -> Result<Self> {
@@ -60,17 +70,22 @@ impl Postgres {
         let launch = site.launch(name, &site.binaries.postgres_dir.join("postgres"));
         let stop_signal = match site.profile {
             // Ends sessions, writes a checkpoint.
-            Profile::Durable => Signal::SIGINT,
+            Profile::Durable => Signal::INT,
             // Ends at once; nobody will read the data again.
-            Profile::ThrowAway => Signal::SIGQUIT,
+            Profile::ThrowAway => Signal::QUIT,
         };
-        let launch = launch.arg(format!("--config-file={}", config.display())).stop_signal(stop_signal).grace(Duration::from_secs(20));
+        let launch = launch
+            .arg(format!("--config-file={}", config.display()))
+            .stop_signal(stop_signal)
+            .grace(Duration::from_secs(20));
         let mut postgres = Self {
             process: Process::start(launch)?,
             port,
         };
         let number = postgres.port();
-        postgres.process.wait_until(READY_WITHIN, || accepts_connections(site, number))?;
+        postgres
+            .process
+            .wait_until(READY_WITHIN, || accepts_connections(site, number))?;
         Ok(postgres)
     }
 
@@ -94,7 +109,8 @@ pub fn create_roles(site: &Site, primary_port: u16, database: &str) -> Result<()
         ("SHOAL_APP_PASSWORD", &site.secrets.app),
         ("SHOAL_REPLICATION_PASSWORD", &site.secrets.replication),
     ];
-    Psql::new(site, primary_port, "postgres").run_file(&repository().join("postgres/roles.sql"), &env)?;
+    Psql::new(site, primary_port, "postgres")
+        .run_file(&repository().join("postgres/roles.sql"), &env)?;
     Ok(())
 }
 
@@ -113,13 +129,18 @@ fn is_complete(site: &Site, name: &str) -> Result<bool> {
     if !dir.exists() || !marker(site, name).exists() {
         return Ok(false);
     }
-    let made_by = fs::read_to_string(dir.join("PG_VERSION")).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let made_by = fs::read_to_string(dir.join("PG_VERSION"))
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok());
     let installed = postgres_major(&site.binaries.postgres_dir);
     match (made_by, installed) {
-        (Some(made_by), Some(installed)) if made_by != installed => {
-            Err(Error::new(format!("{} was made by Postgres {made_by}; Postgres {installed} cannot read it", dir.display()))
-                .way_out(format!("`cargo lab up --fresh` starts anew without the data, or install Postgres {made_by}")))
-        }
+        (Some(made_by), Some(installed)) if made_by != installed => Err(Error::new(format!(
+            "{} was made by Postgres {made_by}; Postgres {installed} cannot read it",
+            dir.display()
+        ))
+        .way_out(format!(
+            "`cargo lab up --fresh` starts anew without the data, or install Postgres {made_by}"
+        ))),
         (made_by, _) => Ok(made_by.is_some()),
     }
 }
@@ -136,13 +157,34 @@ fn clear(site: &Site, name: &str) -> Result<PathBuf> {
 
 fn init(site: &Site, name: &str) -> Result<()> {
     let dir = clear(site, name)?;
-    let password = site.write_config(&format!("{name}.initial-password"), &site.secrets.superuser)?;
-    let mut command = as_account(site.account.as_ref(), &site.binaries.postgres_dir.join("initdb"));
-    command.arg("--pgdata").arg(&dir).arg("--pwfile").arg(&password);
+    let password =
+        site.write_config(&format!("{name}.initial-password"), &site.secrets.superuser)?;
+    let mut command = as_account(
+        site.account.as_ref(),
+        &site.binaries.postgres_dir.join("initdb"),
+    );
+    command
+        .arg("--pgdata")
+        .arg(&dir)
+        .arg("--pwfile")
+        .arg(&password);
     // The locale sorts by code point, as Rust does, on every machine.
-    command.args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]);
-    command.arg(if site.profile == Profile::ThrowAway { "--no-sync" } else { "--data-checksums" });
-    output_of(&mut command, "", &format!("make the data directory of {name}"))?;
+    command.args([
+        "--username=postgres",
+        "--auth=scram-sha-256",
+        "--encoding=UTF8",
+        "--locale=C.UTF-8",
+    ]);
+    command.arg(if site.profile == Profile::ThrowAway {
+        "--no-sync"
+    } else {
+        "--data-checksums"
+    });
+    output_of(
+        &mut command,
+        "",
+        &format!("make the data directory of {name}"),
+    )?;
     let _ = fs::remove_file(password);
     fs::write(marker(site, name), "").cannot(|| format!("mark {name} as complete"))
 }
@@ -154,9 +196,21 @@ fn copy(site: &Site, name: &str, primary: &Psql<'_>, primary_port: u16, slot: &s
         "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{slot}' and not active;
          select pg_create_physical_replication_slot('{slot}', true)"
     ))?;
-    let mut command = as_account(site.account.as_ref(), &site.binaries.postgres_dir.join("pg_basebackup"));
-    command.args(["--host=127.0.0.1", "--username=shoal_replication", "--no-password", "--checkpoint=fast"]);
-    command.arg(format!("--port={primary_port}")).arg(format!("--slot={slot}")).arg("--pgdata").arg(&dir);
+    let mut command = as_account(
+        site.account.as_ref(),
+        &site.binaries.postgres_dir.join("pg_basebackup"),
+    );
+    command.args([
+        "--host=127.0.0.1",
+        "--username=shoal_replication",
+        "--no-password",
+        "--checkpoint=fast",
+    ]);
+    command
+        .arg(format!("--port={primary_port}"))
+        .arg(format!("--slot={slot}"))
+        .arg("--pgdata")
+        .arg(&dir);
     if site.profile == Profile::ThrowAway {
         command.args(["--no-sync", "--no-manifest"]);
     }
@@ -168,13 +222,18 @@ fn copy(site: &Site, name: &str, primary: &Psql<'_>, primary_port: u16, slot: &s
 }
 
 fn configure(site: &Site, name: &str, port: &Port, follows: Follows<'_>) -> Result<PathBuf> {
-    let networks = [("CLIENT_NETWORK", "127.0.0.1/32"), ("REPLICA_NETWORK", "127.0.0.1/32")];
+    let networks = [
+        ("CLIENT_NETWORK", "127.0.0.1/32"),
+        ("REPLICA_NETWORK", "127.0.0.1/32"),
+    ];
     let hba = site.configure(&format!("{name}.hba"), "postgres/pg_hba.conf", &networks)?;
     let password = &site.secrets.replication;
     let (conninfo, slot) = match follows {
         Follows::Nobody => (String::new(), ""),
         Follows::Primary { port, slot } => (
-            format!("host=127.0.0.1 port={port} user=shoal_replication password={password} application_name={name} connect_timeout=3"),
+            format!(
+                "host=127.0.0.1 port={port} user=shoal_replication password={password} application_name={name} connect_timeout=3"
+            ),
             slot,
         ),
     };
@@ -206,17 +265,31 @@ fn as_account(account: Option<&Account>, program: &Path) -> Command {
         None => Command::new(program),
         Some(account) => {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid", &account.name, "--regid", &account.name, "--init-groups", "--"]).arg(program);
+            command
+                .args([
+                    "--reuid",
+                    &account.name,
+                    "--regid",
+                    &account.name,
+                    "--init-groups",
+                    "--",
+                ])
+                .arg(program);
             command
         }
     };
     // The lab's own directory may be closed to the account.
-    command.current_dir("/").env("LC_ALL", "C.UTF-8").env_remove("PGOPTIONS");
+    command
+        .current_dir("/")
+        .env("LC_ALL", "C.UTF-8")
+        .env_remove("PGOPTIONS");
     command
 }
 
 fn accepts_connections(site: &Site, port: u16) -> bool {
     let mut command = Command::new(site.binaries.postgres_dir.join("pg_isready"));
-    command.args(["--quiet", "--host=127.0.0.1", "--timeout=1"]).arg(format!("--port={port}"));
+    command
+        .args(["--quiet", "--host=127.0.0.1", "--timeout=1"])
+        .arg(format!("--port={port}"));
     command.status().is_ok_and(|status| status.success())
 }

@@ -28,7 +28,10 @@ impl Progress {
     pub fn step(&self, text: impl Into<Cow<'static, str>>) -> Step {
         let text = text.into();
         let bar = self.bars.as_ref().map(|bars| {
-            let bar = bars.add(ProgressBar::new_spinner().with_style(style("{spinner:.cyan} {prefix} {wide_msg:.dim}")));
+            let bar = bars.add(
+                ProgressBar::new_spinner()
+                    .with_style(style("{spinner:.cyan} {prefix} {wide_msg:.dim}")),
+            );
             bar.set_prefix(text.clone());
             bar.enable_steady_tick(Duration::from_millis(80));
             bar
@@ -83,7 +86,11 @@ impl Step {
 
     fn end(&self, mark: &'static str, style: ProgressStyle) {
         self.is_done.set(true);
-        let line = format!("{} ({:.1} s)", self.text, self.began.elapsed().as_secs_f32());
+        let line = format!(
+            "{} ({:.1} s)",
+            self.text,
+            self.began.elapsed().as_secs_f32()
+        );
         match &self.bar {
             Some(bar) => {
                 bar.set_style(style);

@@ -21,7 +21,10 @@ impl Redis {
     /// Starts one.
     pub fn start(site: &Site, name: &str, port: Port) -> Result<Self> {
         let dir = site.make_data_dir(name)?;
-        let launch = site.launch(name, &site.binaries.redis_server).args(["--bind", "127.0.0.1", "--port"]).arg(port.number().to_string());
+        let launch = site
+            .launch(name, &site.binaries.redis_server)
+            .args(["--bind", "127.0.0.1", "--port"])
+            .arg(port.number().to_string());
         let launch = launch.arg("--dir").arg(dir);
         // Nothing in it has to survive: what must not be lost is in Postgres.
         let launch = launch.args(["--save", "", "--appendonly", "no"]);
@@ -39,7 +42,8 @@ impl Redis {
     /// Waits until it answers, as after a restart.
     pub fn wait_until_ready(&mut self) -> Result<()> {
         let port = self.port();
-        self.process.wait_until(READY_WITHIN, || replies(port, "PING\r\n", "+PONG"))
+        self.process
+            .wait_until(READY_WITHIN, || replies(port, "PING\r\n", "+PONG"))
     }
 
     /// Its URL.

@@ -48,7 +48,8 @@ pub fn run(settings: &Settings) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().cannot(|| "start the S3 server".to_owned())?;
     runtime.block_on(async {
         let listener = listen(settings.port).await?;
-        let mut terminate = signal(SignalKind::terminate()).cannot(|| "listen for signals".to_owned())?;
+        let mut terminate =
+            signal(SignalKind::terminate()).cannot(|| "listen for signals".to_owned())?;
         let stop = async {
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => {}
@@ -69,7 +70,9 @@ async fn serve(listener: TcpListener, service: S3Service, stop: impl Future<Outp
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let connection = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(connection), service.clone());
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(connection), service.clone());
             tokio::spawn(connection);
         }
     };
@@ -82,15 +85,25 @@ async fn serve(listener: TcpListener, service: S3Service, stop: impl Future<Outp
 /// The service over a directory, with the bucket [`BUCKET`] in it.
 fn service(settings: &Settings) -> Result<S3Service> {
     make_dir(&settings.dir.join(BUCKET))?;
-    let files = FileSystem::new(&settings.dir).map_err(|error| Error::new(format!("cannot serve {}: {error:?}", settings.dir.display())))?;
+    let files = FileSystem::new(&settings.dir).map_err(|error| {
+        Error::new(format!(
+            "cannot serve {}: {error:?}",
+            settings.dir.display()
+        ))
+    })?;
     let mut builder = S3ServiceBuilder::new(files);
-    builder.set_auth(SimpleAuth::from_single(settings.access_key.as_str(), settings.secret_key.as_str()));
+    builder.set_auth(SimpleAuth::from_single(
+        settings.access_key.as_str(),
+        settings.secret_key.as_str(),
+    ));
     Ok(builder.build())
 }
 
 /// Listens on loopback.
 async fn listen(port: u16) -> Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.cannot(|| format!("listen on port {port}"))
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .await
+        .cannot(|| format!("listen on port {port}"))
 }
 
 /// `lab s3` as a process, stopped when this is dropped.
@@ -106,16 +119,24 @@ impl S3Process {
         let lab = std::env::current_exe().cannot(|| "find the lab's own binary".to_owned())?;
         let dir = site.dir().join("s3");
         make_dir(&dir)?;
-        let launch = site.launch_as_self(name, &lab).arg("s3").arg("--port").arg(port.number().to_string());
+        let launch = site
+            .launch_as_self(name, &lab)
+            .arg("s3")
+            .arg("--port")
+            .arg(port.number().to_string());
         let launch = launch.arg("--dir").arg(dir);
         // Not as an argument: those are visible to every user of the machine.
-        let launch = launch.env([("LAB_S3_ACCESS_KEY".to_owned(), ACCESS_KEY.to_owned()), ("LAB_S3_SECRET_KEY".to_owned(), site.secrets.s3.clone())]);
+        let launch = launch.env([
+            ("LAB_S3_ACCESS_KEY".to_owned(), ACCESS_KEY.to_owned()),
+            ("LAB_S3_SECRET_KEY".to_owned(), site.secrets.s3.clone()),
+        ]);
         let mut s3 = Self {
             process: Process::start(launch)?,
             port,
         };
         let number = s3.port();
-        s3.process.wait_until(READY_WITHIN, || accepts_connections(number))?;
+        s3.process
+            .wait_until(READY_WITHIN, || accepts_connections(number))?;
         Ok(s3)
     }
 
@@ -143,7 +164,11 @@ impl S3 {
     /// Starts one on a thread of its own, which outlives no drop.
     pub fn start(settings: &Settings) -> Result<Self> {
         let service = service(settings)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().cannot(|| "start the S3 server".to_owned())?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .cannot(|| "start the S3 server".to_owned())?;
         let (stop, stopped) = oneshot::channel::<()>();
         let wanted = settings.port;
         let (announce, announced) = std::sync::mpsc::channel();
@@ -153,7 +178,10 @@ impl S3 {
                     Ok(listener) => listener,
                     Err(error) => return drop(announce.send(Err(error))),
                 };
-                let port = listener.local_addr().map(|address| address.port()).cannot(|| "read the S3 server's address".to_owned());
+                let port = listener
+                    .local_addr()
+                    .map(|address| address.port())
+                    .cannot(|| "read the S3 server's address".to_owned());
                 if announce.send(port).is_ok() {
                     serve(listener, service, async { drop(stopped.await) }).await;
                 }
@@ -161,7 +189,9 @@ impl S3 {
             // Open connections are cut, as a server that ends does.
             runtime.shutdown_background();
         });
-        let port = announced.recv().map_err(|_| Error::new("the S3 server ended before it was ready"))??;
+        let port = announced
+            .recv()
+            .map_err(|_| Error::new("the S3 server ended before it was ready"))??;
         Ok(Self {
             port,
             stop: Some(stop),

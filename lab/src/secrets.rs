@@ -29,11 +29,13 @@ impl Secrets {
     pub(crate) fn load_or_create(path: &Path) -> Result<Self> {
         if let Ok(text) = fs::read_to_string(path) {
             return serde_json::from_str(&text).map_err(|error| {
-                Error::new(format!("{} is damaged: {error}", path.display())).way_out("`cargo lab up --fresh` starts anew, without the data")
+                Error::new(format!("{} is damaged: {error}", path.display()))
+                    .way_out("`cargo lab up --fresh` starts anew, without the data")
             });
         }
         let secrets = Self::random();
-        let text = serde_json::to_string_pretty(&secrets).cannot(|| "describe the secrets".to_owned())?;
+        let text =
+            serde_json::to_string_pretty(&secrets).cannot(|| "describe the secrets".to_owned())?;
         write_private(path, &text)?;
         Ok(secrets)
     }
@@ -52,5 +54,9 @@ impl Secrets {
 
 /// 24 letters and digits have 142 bits.
 fn password() -> String {
-    rand::rng().sample_iter(Alphanumeric).take(24).map(char::from).collect()
+    rand::rng()
+        .sample_iter(Alphanumeric)
+        .take(24)
+        .map(char::from)
+        .collect()
 }

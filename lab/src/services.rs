@@ -43,7 +43,9 @@ impl ServicePorts {
     /// Free ports, for `cargo lab test`.
     pub(crate) fn free() -> Result<Self> {
         Ok(Self {
-            nodes: (0..=REPLICAS).map(|_| Ok((Port::free()?, Port::free()?))).collect::<Result<_>>()?,
+            nodes: (0..=REPLICAS)
+                .map(|_| Ok((Port::free()?, Port::free()?)))
+                .collect::<Result<_>>()?,
             redis: Port::free()?,
             s3: Port::free()?,
         })
@@ -68,19 +70,37 @@ pub(crate) struct Services {
 
 impl Services {
     /// Starts everything, and creates the roles and the database.
-    pub(crate) fn start(site: &Site, ports: ServicePorts, database: &str, progress: &Progress) -> Result<Self> {
+    pub(crate) fn start(
+        site: &Site,
+        ports: ServicePorts,
+        database: &str,
+        progress: &Progress,
+    ) -> Result<Self> {
         let mut nodes = ports.nodes.into_iter();
-        let primary_ports = nodes.next().ok_or_else(|| Error::new("no port for the primary"))?;
+        let primary_ports = nodes
+            .next()
+            .ok_or_else(|| Error::new("no port for the primary"))?;
         // Everything runs side by side except what needs the primary.
         thread::scope(|scope| {
-            let redis = scope.spawn(|| watched(progress, "Redis", || Redis::start(site, "redis", ports.redis)));
-            let s3 = scope.spawn(|| watched(progress, "S3", || S3Process::start(site, "s3", ports.s3)));
+            let redis = scope.spawn(|| {
+                watched(progress, "Redis", || {
+                    Redis::start(site, "redis", ports.redis)
+                })
+            });
+            let s3 =
+                scope.spawn(|| watched(progress, "S3", || S3Process::start(site, "s3", ports.s3)));
             let primary = start_primary(site, primary_ports.0, database, progress)?;
             let primary_port = primary.port();
-            let pooler = scope.spawn(move || PgBouncer::start(site, &pooler_name(0), primary_ports.1, primary_port));
+            let pooler = scope.spawn(move || {
+                PgBouncer::start(site, &pooler_name(0), primary_ports.1, primary_port)
+            });
             let replicas: Vec<_> = nodes
                 .enumerate()
-                .map(|(index, ports)| scope.spawn(move || start_replica(site, index + 1, ports, primary_port, progress)))
+                .map(|(index, ports)| {
+                    scope.spawn(move || {
+                        start_replica(site, index + 1, ports, primary_port, progress)
+                    })
+                })
                 .collect();
             // All are waited for before the first error is told, so that none is left starting.
             let (pooler, redis, s3) = (joined(pooler), joined(redis), joined(s3));
@@ -156,7 +176,13 @@ fn start_primary(site: &Site, port: Port, database: &str, progress: &Progress) -
     })
 }
 
-fn start_replica(site: &Site, number: usize, ports: (Port, Port), primary_port: u16, progress: &Progress) -> Result<Node> {
+fn start_replica(
+    site: &Site,
+    number: usize,
+    ports: (Port, Port),
+    primary_port: u16,
+    progress: &Progress,
+) -> Result<Node> {
     let name = postgres_name(number);
     say_if_half_made(site, &name, progress);
     watched(progress, format!("Postgres replica {number}"), || {
@@ -168,11 +194,18 @@ fn start_replica(site: &Site, number: usize, ports: (Port, Port), primary_port: 
 
 fn say_if_half_made(site: &Site, name: &str, progress: &Progress) {
     if postgres::is_half_made(site, name) {
-        progress.say(&format!("{} is half made (a lab was killed while making it): making it anew", site.data(name).display()));
+        progress.say(&format!(
+            "{} is half made (a lab was killed while making it): making it anew",
+            site.data(name).display()
+        ));
     }
 }
 
-fn watched<T>(progress: &Progress, text: impl Into<String>, start: impl FnOnce() -> Result<T>) -> Result<T> {
+fn watched<T>(
+    progress: &Progress,
+    text: impl Into<String>,
+    start: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let step = progress.step(text.into());
     let started = start()?;
     step.done();
@@ -180,7 +213,9 @@ fn watched<T>(progress: &Progress, text: impl Into<String>, start: impl FnOnce()
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|_| Err(Error::new("a thread that started a server panicked")))
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(Error::new("a thread that started a server panicked")))
 }
 
 fn postgres_name(number: usize) -> String {

@@ -52,7 +52,10 @@ impl Site {
 
     /// A throw-away site for a test that starts servers of its own.
     pub fn scratch(dir: &Path) -> Result<Self> {
-        let binaries = install::find().map_err(|_| Error::new("some servers are not installed").way_out("run `cargo lab test`, which installs them"))?;
+        let binaries = install::find().map_err(|_| {
+            Error::new("some servers are not installed")
+                .way_out("run `cargo lab test`, which installs them")
+        })?;
         Self::new(dir, binaries, Profile::ThrowAway)
     }
 
@@ -95,10 +98,16 @@ impl Site {
     }
 
     /// Renders one of the repository's templates into the configuration file `name`.
-    pub(crate) fn configure(&self, name: &str, template: &str, values: &[(&str, &str)]) -> Result<PathBuf> {
+    pub(crate) fn configure(
+        &self,
+        name: &str,
+        template: &str,
+        values: &[(&str, &str)],
+    ) -> Result<PathBuf> {
         let source = repository().join(template);
         let text = fs::read_to_string(&source).cannot(|| format!("read {}", source.display()))?;
-        let rendered = render(&text, values).map_err(|error| Error::new(format!("{}: {error}", source.display())))?;
+        let rendered = render(&text, values)
+            .map_err(|error| Error::new(format!("{}: {error}", source.display())))?;
         self.write_config(name, &rendered)
     }
 
@@ -112,7 +121,8 @@ impl Site {
 
     /// The launch of a server in this site, as the servers' account.
     pub(crate) fn launch(&self, name: &str, program: &Path) -> Launch {
-        self.launch_as_self(name, program).account(self.account.as_ref())
+        self.launch_as_self(name, program)
+            .account(self.account.as_ref())
     }
 
     /// The launch of a server that runs as whoever runs the lab.
@@ -121,7 +131,9 @@ impl Site {
     }
 
     pub(crate) fn own(&self, path: &Path) -> Result<()> {
-        self.account.as_ref().map_or(Ok(()), |account| account.own(path))
+        self.account
+            .as_ref()
+            .map_or(Ok(()), |account| account.own(path))
     }
 }
 
@@ -134,14 +146,16 @@ pub(crate) fn repository() -> &'static Path {
 /// Creates a directory that everybody may pass: servers under another account have to.
 pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).cannot(|| format!("create {}", dir.display()))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).cannot(|| format!("open {} to the servers", dir.display()))
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+        .cannot(|| format!("open {} to the servers", dir.display()))
 }
 
 /// Writes a file that only its owner may read, in one step, so that a half-written one is never read.
 pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
     let draft = path.with_extension("draft");
     fs::write(&draft, "").cannot(|| format!("write {}", draft.display()))?;
-    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).cannot(|| format!("protect {}", draft.display()))?;
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))
+        .cannot(|| format!("protect {}", draft.display()))?;
     fs::write(&draft, text).cannot(|| format!("write {}", draft.display()))?;
     fs::rename(&draft, path).cannot(|| format!("write {}", path.display()))
 }

@@ -17,7 +17,11 @@ pub fn render(template: &str, values: &[(&str, &str)]) -> Result<String> {
         rendered.push_str(before);
         if let Some(name) = placeholder(from) {
             let value = values.iter().find(|(known, _)| *known == name);
-            let (name, value) = value.ok_or_else(|| Error::new(format!("the template wants ${{{name}}}, which has no value")))?;
+            let (name, value) = value.ok_or_else(|| {
+                Error::new(format!(
+                    "the template wants ${{{name}}}, which has no value"
+                ))
+            })?;
             rendered.push_str(value);
             used.insert(*name);
             rest = &from[name.len() + 3..];
@@ -28,7 +32,9 @@ pub fn render(template: &str, values: &[(&str, &str)]) -> Result<String> {
     }
     rendered.push_str(rest);
     match values.iter().find(|(name, _)| !used.contains(name)) {
-        Some((name, _)) => Err(Error::new(format!("the template has no ${{{name}}}, for which there is a value"))),
+        Some((name, _)) => Err(Error::new(format!(
+            "the template has no ${{{name}}}, for which there is a value"
+        ))),
         None => Ok(rendered),
     }
 }
@@ -53,7 +59,10 @@ mod tests {
 
     #[test]
     fn a_value_is_not_rendered_again() {
-        assert_eq!(render("${A}${B}", &[("A", "${B}"), ("B", "b")]).expect("both have values"), "${B}b");
+        assert_eq!(
+            render("${A}${B}", &[("A", "${B}"), ("B", "b")]).expect("both have values"),
+            "${B}b"
+        );
     }
 
     #[test]
@@ -64,7 +73,8 @@ mod tests {
 
     #[test]
     fn a_value_without_a_placeholder_is_refused() {
-        let error = render("${PORT}", &[("PORT", "1"), ("NAME", "x")]).expect_err("NAME is not there");
+        let error =
+            render("${PORT}", &[("PORT", "1"), ("NAME", "x")]).expect_err("NAME is not there");
         assert!(error.to_string().contains("${NAME}"), "{error}");
     }
 }

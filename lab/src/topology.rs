@@ -83,8 +83,10 @@ impl Topology {
     /// The topology that `cargo lab test` has started for this process.
     pub fn from_env() -> Result<Self> {
         let path = std::env::var_os(LAB_TOPOLOGY).ok_or_else(|| {
-            Error::new(format!("{LAB_TOPOLOGY} is not set, so there are no servers to test against"))
-                .way_out("run `cargo lab test`; it takes the arguments of `cargo test`")
+            Error::new(format!(
+                "{LAB_TOPOLOGY} is not set, so there are no servers to test against"
+            ))
+            .way_out("run `cargo lab test`; it takes the arguments of `cargo test`")
         })?;
         Self::read(Path::new(&path))
     }
@@ -92,7 +94,11 @@ impl Topology {
     /// Reads a description.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Error::new(format!("cannot read the topology {}: {error}", path.display())).way_out("is the lab that wrote it still running?")
+            Error::new(format!(
+                "cannot read the topology {}: {error}",
+                path.display()
+            ))
+            .way_out("is the lab that wrote it still running?")
         })?;
         serde_json::from_str(&text).cannot(|| format!("understand the topology {}", path.display()))
     }
@@ -100,7 +106,8 @@ impl Topology {
     /// Writes it into the site; only its owner may read it.
     pub(crate) fn write(&self, site: &Site) -> Result<PathBuf> {
         let path = site.dir().join("topology.json");
-        let text = serde_json::to_string_pretty(self).cannot(|| "describe the topology".to_owned())?;
+        let text =
+            serde_json::to_string_pretty(self).cannot(|| "describe the topology".to_owned())?;
         write_private(&path, &text)?;
         Ok(path)
     }
@@ -114,7 +121,10 @@ impl Topology {
     /// The API's URLs of the replicas, each through its PgBouncer.
     #[must_use]
     pub fn app_replica_urls(&self, database: &str) -> Vec<String> {
-        self.replicas.iter().map(|replica| replica.pooled_url(&self.app, database)).collect()
+        self.replicas
+            .iter()
+            .map(|replica| replica.pooled_url(&self.app, database))
+            .collect()
     }
 
     /// The migrator's URL of a database: the primary, directly.
@@ -152,7 +162,10 @@ impl PostgresNode {
 
 impl Login {
     fn url(&self, host: &str, port: u16, database: &str) -> String {
-        format!("postgres://{}:{}@{host}:{port}/{database}", self.user, self.password)
+        format!(
+            "postgres://{}:{}@{host}:{port}/{database}",
+            self.user, self.password
+        )
     }
 }
 

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use rustix::process::Signal;
 
 use super::up_dir;
 use crate::error::{Error, Result};
@@ -19,12 +19,16 @@ pub fn run() -> Result<()> {
     let progress = Progress::new();
     if let Some(lab) = holder(&dir) {
         let step = progress.step(format!("Stopping the lab, process {}", lab.pid));
-        lab.signal(Signal::SIGTERM);
+        lab.signal(Signal::TERM);
         let began = Instant::now();
         while lab.is_alive() {
             if began.elapsed() > PATIENCE {
-                return Err(Error::new(format!("process {} has not stopped within {} s", lab.pid, PATIENCE.as_secs()))
-                    .way_out(format!("kill -9 {}, and `cargo lab down` again", lab.pid)));
+                return Err(Error::new(format!(
+                    "process {} has not stopped within {} s",
+                    lab.pid,
+                    PATIENCE.as_secs()
+                ))
+                .way_out(format!("kill -9 {}, and `cargo lab down` again", lab.pid)));
             }
             thread::sleep(Duration::from_millis(50));
         }

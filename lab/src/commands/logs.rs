@@ -40,7 +40,10 @@ fn print(log: &mut impl Read) -> io::Result<u64> {
 
 fn unknown(name: &str, dir: &Path) -> Error {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".log")?.to_owned())).collect();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".log")?.to_owned()))
+        .collect();
     names.sort();
-    Error::new(format!("there is no log of `{name}`")).way_out(format!("there are: {}", names.join(", ")))
+    Error::new(format!("there is no log of `{name}`"))
+        .way_out(format!("there are: {}", names.join(", ")))
 }

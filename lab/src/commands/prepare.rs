@@ -39,7 +39,11 @@ pub fn run(check: bool) -> Result<()> {
         return Ok(());
     }
     if check {
-        return Err(Error::new(format!(".sqlx/ is not up to date:\n  {}", differences.join("\n  "))).way_out("run `cargo lab prepare` and commit .sqlx/"));
+        return Err(Error::new(format!(
+            ".sqlx/ is not up to date:\n  {}",
+            differences.join("\n  ")
+        ))
+        .way_out("run `cargo lab prepare` and commit .sqlx/"));
     }
     write(&committed_dir, &committed, &described)?;
     println!(".sqlx/ is renewed:\n  {}", differences.join("\n  "));
@@ -59,11 +63,21 @@ fn describe(dir: &Path, binaries: Binaries, progress: &Progress) -> Result<Descr
     fs::create_dir_all(&out).cannot(|| format!("create {}", out.display()))?;
     // Unknown to cargo, the database is an input of the macros: without a change they would not run.
     let source = repository().join("src/lib.rs");
-    let touched = fs::File::options().append(true).open(&source).and_then(|file| file.set_modified(std::time::SystemTime::now()));
+    let touched = fs::File::options()
+        .append(true)
+        .open(&source)
+        .and_then(|file| file.set_modified(std::time::SystemTime::now()));
     touched.cannot(|| format!("touch {}", source.display()))?;
-    let mut command = cargo(&["check", "--package", "shoal", "--lib"]);
-    let url = format!("postgres://postgres:{}@127.0.0.1:{}/{DATABASE}", site.secrets.superuser, postgres.port());
-    command.env("SQLX_OFFLINE", "false").env("SQLX_OFFLINE_DIR", &out).env("DATABASE_URL", url);
+    let mut command = cargo(&["check", "--workspace", "--lib"]);
+    let url = format!(
+        "postgres://postgres:{}@127.0.0.1:{}/{DATABASE}",
+        site.secrets.superuser,
+        postgres.port()
+    );
+    command
+        .env("SQLX_OFFLINE", "false")
+        .env("SQLX_OFFLINE_DIR", &out)
+        .env("DATABASE_URL", url);
     cargo::run(&mut command, "compile the queries against the schema")?;
     read(&out)
 }
@@ -72,31 +86,55 @@ fn describe(dir: &Path, binaries: Binaries, progress: &Progress) -> Result<Descr
 fn migrate(site: &Site, port: u16) -> Result<()> {
     let dir = repository().join("migrations");
     let entries = fs::read_dir(&dir).cannot(|| format!("read {}", dir.display()))?;
-    let is_migration = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "sql") && !path.to_string_lossy().ends_with(".down.sql");
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_migration).collect();
+    let is_migration = |path: &PathBuf| {
+        path.extension().is_some_and(|kind| kind == "sql")
+            && !path.to_string_lossy().ends_with(".down.sql")
+    };
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(is_migration)
+        .collect();
     files.sort();
-    let psql = Psql::new(site, port, DATABASE);
-    files.iter().try_for_each(|file| psql.run_file(file, &[]).map(drop))
+    let psql = Psql::new(site, port, DATABASE).as_migrator();
+    files
+        .iter()
+        .try_for_each(|file| psql.run_file(file, &[]).map(drop))
 }
 
 fn read(dir: &Path) -> Result<Descriptions> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let entries = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     let files = entries.filter(|path| path.extension().is_some_and(|kind| kind == "json"));
     let named = files.map(|path| {
         let text = fs::read_to_string(&path).cannot(|| format!("read {}", path.display()))?;
-        Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), text))
+        Ok((
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            text,
+        ))
     });
     named.collect()
 }
 
 /// One line per query that differs, with the beginning of its SQL: the file's name is a hash.
 fn compare(committed: &Descriptions, described: &Descriptions) -> Vec<String> {
-    let new = described.iter().filter_map(|(name, text)| match committed.get(name) {
-        None => Some(line("missing", name, text)),
-        Some(old) if old != text => Some(line("changed", name, text)),
-        Some(_) => None,
-    });
-    let unused = committed.iter().filter(|(name, _)| !described.contains_key(*name)).map(|(name, text)| line("unused ", name, text));
+    let new = described
+        .iter()
+        .filter_map(|(name, text)| match committed.get(name) {
+            None => Some(line("missing", name, text)),
+            Some(old) if old != text => Some(line("changed", name, text)),
+            Some(_) => None,
+        });
+    let unused = committed
+        .iter()
+        .filter(|(name, _)| !described.contains_key(*name))
+        .map(|(name, text)| line("unused ", name, text));
     new.chain(unused).collect()
 }
 
@@ -104,12 +142,18 @@ fn line(what: &str, name: &str, text: &str) -> String {
     let description: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     let sql = description["query"].as_str().unwrap_or_default();
     let words: Vec<&str> = sql.split_whitespace().collect();
-    format!("{what}  {name}  {}", words.join(" ").chars().take(60).collect::<String>())
+    format!(
+        "{what}  {name}  {}",
+        words.join(" ").chars().take(60).collect::<String>()
+    )
 }
 
 fn write(dir: &Path, committed: &Descriptions, described: &Descriptions) -> Result<()> {
     fs::create_dir_all(dir).cannot(|| format!("create {}", dir.display()))?;
-    for name in committed.keys().filter(|name| !described.contains_key(*name)) {
+    for name in committed
+        .keys()
+        .filter(|name| !described.contains_key(*name))
+    {
         let path = dir.join(name);
         fs::remove_file(&path).cannot(|| format!("remove {}", path.display()))?;
     }
@@ -125,16 +169,30 @@ mod tests {
     use super::{Descriptions, compare};
 
     fn descriptions(of: &[(&str, &str)]) -> Descriptions {
-        of.iter().map(|(name, sql)| ((*name).to_owned(), format!(r#"{{"query":"{sql}"}}"#))).collect()
+        of.iter()
+            .map(|(name, sql)| ((*name).to_owned(), format!(r#"{{"query":"{sql}"}}"#)))
+            .collect()
     }
 
     #[test]
     fn every_kind_of_difference_is_told_with_its_sql() {
-        let committed = descriptions(&[("same", "select 1"), ("old", "select 2"), ("changed", "select 3")]);
-        let described = descriptions(&[("same", "select 1"), ("new", "select 4"), ("changed", "select 5")]);
+        let committed = descriptions(&[
+            ("same", "select 1"),
+            ("old", "select 2"),
+            ("changed", "select 3"),
+        ]);
+        let described = descriptions(&[
+            ("same", "select 1"),
+            ("new", "select 4"),
+            ("changed", "select 5"),
+        ]);
         let differences = compare(&committed, &described);
         assert_eq!(differences.len(), 3, "{differences:?}");
-        let tells = |words: &[&str]| differences.iter().any(|line| words.iter().all(|word| line.contains(word)));
+        let tells = |words: &[&str]| {
+            differences
+                .iter()
+                .any(|line| words.iter().all(|word| line.contains(word)))
+        };
         assert!(tells(&["missing", "new", "select 4"]));
         assert!(tells(&["unused", "old", "select 2"]));
         assert!(tells(&["changed", "select 5"]));

@@ -20,7 +20,10 @@ pub(super) fn until_interrupted(mut processes: Vec<(u16, &mut Process)>) {
             };
             if reported.insert(process.name().to_owned()) {
                 let (name, log) = (process.name(), process.log());
-                eprintln!("\n✗ {name} has ended ({status}); the others go on. The end of its log, {}:", log.display());
+                eprintln!(
+                    "\n✗ {name} has ended ({status}); the others go on. The end of its log, {}:",
+                    log.display()
+                );
                 eprintln!("{}", tail(log, LAST_LINES));
                 eprintln!("  → Ctrl-C and `cargo lab up` start everything again; the data is kept");
             }

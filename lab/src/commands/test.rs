@@ -22,7 +22,7 @@ pub fn run(args: &[OsString]) -> Result<u8> {
     let (binaries, all) = super::set_up(super::TEST, &progress)?;
     sweep(&all, &progress);
     // First, because most runs that fail fail here.
-    cargo::run(&mut cargo(&["build", "--package", "shoal"]), "build the API")?;
+    cargo::run(&mut cargo(&cargo::BUILD_API), "build the API")?;
 
     let dir = all.join(std::process::id().to_string());
     let _lock = Lock::take(&dir)?;
@@ -30,7 +30,10 @@ pub fn run(args: &[OsString]) -> Result<u8> {
     match result {
         Ok(0) => state::remove(&dir)?,
         Err(ref error) if error.code() == 130 => state::remove(&dir)?,
-        _ => eprintln!("\nThe servers' data and logs are kept until the next run: {}", dir.display()),
+        _ => eprintln!(
+            "\nThe servers' data and logs are kept until the next run: {}",
+            dir.display()
+        ),
     }
     result
 }
@@ -60,7 +63,12 @@ fn shoal_binary() -> Result<PathBuf> {
 
 /// Removes what earlier runs have left: those that failed, and those that were killed.
 fn sweep(all: &Path, progress: &Progress) {
-    for dir in fs::read_dir(all).into_iter().flatten().flatten().map(|entry| entry.path()) {
+    for dir in fs::read_dir(all)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+    {
         // One that is locked belongs to a run that goes on.
         if let Ok(Some(_lock)) = Lock::take(&dir) {
             state::stop_orphans(&dir, progress);

@@ -59,11 +59,17 @@ pub fn run(options: &Options) -> Result<()> {
 
     let mut processes = services.processes();
     processes.extend(front.iter_mut().flat_map(Front::processes));
-    let rows: Vec<_> = processes.iter().map(|(port, process)| table::Row::new(*port, process)).collect();
+    let rows: Vec<_> = processes
+        .iter()
+        .map(|(port, process)| table::Row::new(*port, process))
+        .collect();
     table::save(&dir, &rows)?;
     println!("\n{}", table::render(&rows));
     match options.services_only {
-        true => println!("  Addresses and passwords: {}", dir.join("topology.json").display()),
+        true => println!(
+            "  Addresses and passwords: {}",
+            dir.join("topology.json").display()
+        ),
         false => println!("{}", demo::introduction(options.port)),
     }
     println!("  Ctrl-C stops everything; the data is kept.");
@@ -77,15 +83,25 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn already_running(dir: &Path) -> Error {
-    let who = state::holder(dir).map_or_else(String::new, |holder| format!(" as process {}", holder.pid));
-    Error::new(format!("a lab is already running{who}")).way_out("`cargo lab status` shows it, `cargo lab down` stops it")
+    let who =
+        state::holder(dir).map_or_else(String::new, |holder| format!(" as process {}", holder.pid));
+    Error::new(format!("a lab is already running{who}"))
+        .way_out("`cargo lab status` shows it, `cargo lab down` stops it")
 }
 
 /// Everything but the lock, which this process holds.
 fn wipe(dir: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).cannot(|| format!("read {}", dir.display()))?;
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| !path.ends_with("lock")) {
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    for path in entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| !path.ends_with("lock"))
+    {
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         removed.cannot(|| format!("remove {}", path.display()))?;
     }
     Ok(())
@@ -117,10 +133,21 @@ struct Front {
 }
 
 impl Front {
-    fn start(site: &Site, topology: &Topology, ports: FrontPorts, options: &Options, progress: &Progress) -> Result<Self> {
+    fn start(
+        site: &Site,
+        topology: &Topology,
+        ports: FrontPorts,
+        options: &Options,
+        progress: &Progress,
+    ) -> Result<Self> {
         build(options.release)?;
         let profile = if options.release { "release" } else { "debug" };
-        let shoal = Shoal::new(topology, DATABASE, &cargo::target_dir()?.join(profile).join("shoal")).with_signing_key(site)?;
+        let shoal = Shoal::new(
+            topology,
+            DATABASE,
+            &cargo::target_dir()?.join(profile).join("shoal"),
+        )
+        .with_signing_key(site)?;
 
         let step = progress.step("Migrations");
         shoal.run(&["migrate"], "", "run the migrations")?;
@@ -133,7 +160,10 @@ impl Front {
         let apis = start_apis(site, ports.apis, &shoal)?;
         step.done();
         let step = progress.step("nginx");
-        let upstreams: Vec<_> = apis.iter().map(|api| SocketAddr::from((Ipv4Addr::LOCALHOST, api.port()))).collect();
+        let upstreams: Vec<_> = apis
+            .iter()
+            .map(|api| SocketAddr::from((Ipv4Addr::LOCALHOST, api.port())))
+            .collect();
         let nginx = Nginx::start(site, "nginx", ports.nginx, &upstreams)?;
         step.done();
         demo::register_customer(nginx.port())?;
@@ -141,14 +171,18 @@ impl Front {
     }
 
     fn processes(&mut self) -> Vec<(u16, &mut Process)> {
-        let mut all: Vec<_> = self.apis.iter_mut().map(|api| (api.port(), api.process())).collect();
+        let mut all: Vec<_> = self
+            .apis
+            .iter_mut()
+            .map(|api| (api.port(), api.process()))
+            .collect();
         all.push((self.nginx.port(), self.nginx.process()));
         all
     }
 }
 
 fn build(release: bool) -> Result<()> {
-    let mut command = cargo(&["build", "--package", "shoal"]);
+    let mut command = cargo(&cargo::BUILD_API);
     if release {
         command.arg("--release");
     }
@@ -157,9 +191,21 @@ fn build(release: bool) -> Result<()> {
 
 fn start_apis(site: &Site, ports: Vec<Port>, shoal: &Shoal) -> Result<Vec<Api>> {
     thread::scope(|scope| {
-        let start = |(number, port): (usize, Port)| scope.spawn(move || Api::start(site, &format!("api-{number}"), port, shoal));
+        let start = |(number, port): (usize, Port)| {
+            scope.spawn(move || Api::start(site, &format!("api-{number}"), port, shoal))
+        };
         let starting: Vec<_> = (1..).zip(ports).map(start).collect();
-        let started: Vec<_> = starting.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        started.into_iter().map(|api| api.unwrap_or_else(|_| Err(Error::new("a thread that started an API replica panicked")))).collect()
+        let started: Vec<_> = starting
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
+        started
+            .into_iter()
+            .map(|api| {
+                api.unwrap_or_else(|_| {
+                    Err(Error::new("a thread that started an API replica panicked"))
+                })
+            })
+            .collect()
     })
 }

@@ -16,20 +16,38 @@ struct Archive {
 
 /// A `.sources` entry for the sources of `suite`, from wherever this machine gets the release `codename`.
 pub(super) fn entry_for(suite: &str, codename: &str) -> Option<String> {
-    let archive = texts().into_iter().find_map(|(name, text)| find_archive(&name, &text, codename))?;
+    let archive = texts()
+        .into_iter()
+        .find_map(|(name, text)| find_archive(&name, &text, codename))?;
     Some(render(&archive, suite))
 }
 
 /// The machine's entries, as file name and text.
 fn texts() -> Vec<(String, String)> {
-    let inside = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|file| file.path()).collect::<Vec<_>>();
-    let files = ENTRIES.iter().flat_map(|entry| if Path::new(entry).is_dir() { inside(entry.as_ref()) } else { vec![entry.into()] });
-    files.filter_map(|file| Some((file.to_str()?.to_owned(), fs::read_to_string(&file).ok()?))).collect()
+    let inside = |path: &Path| {
+        fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|file| file.path())
+            .collect::<Vec<_>>()
+    };
+    let files = ENTRIES.iter().flat_map(|entry| {
+        if Path::new(entry).is_dir() {
+            inside(entry.as_ref())
+        } else {
+            vec![entry.into()]
+        }
+    });
+    files
+        .filter_map(|file| Some((file.to_str()?.to_owned(), fs::read_to_string(&file).ok()?)))
+        .collect()
 }
 
 fn find_archive(file_name: &str, text: &str, codename: &str) -> Option<Archive> {
     if file_name.ends_with(".sources") {
-        text.split("\n\n").find_map(|stanza| from_stanza(stanza, codename))
+        text.split("\n\n")
+            .find_map(|stanza| from_stanza(stanza, codename))
     } else if file_name.ends_with(".list") {
         text.lines().find_map(|line| from_line(line, codename))
     } else {
@@ -41,17 +59,24 @@ fn find_archive(file_name: &str, text: &str, codename: &str) -> Option<Archive> 
 fn from_stanza(stanza: &str, codename: &str) -> Option<Archive> {
     let field = |wanted: &str| {
         let line = stanza.lines().filter(|line| !line.starts_with('#'));
-        line.filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+        line.filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| key.eq_ignore_ascii_case(wanted))
+            .map(|(_, value)| value.trim())
     };
-    let has = |key: &str, word: &str| field(key).is_some_and(|value| value.split_whitespace().any(|one| one == word));
+    let has = |key: &str, word: &str| {
+        field(key).is_some_and(|value| value.split_whitespace().any(|one| one == word))
+    };
     let is_enabled = field("Enabled").is_none_or(|value| value != "no");
-    if !(is_enabled && has("Types", "deb") && has("Suites", codename) && has("Components", "main")) {
+    if !(is_enabled && has("Types", "deb") && has("Suites", codename) && has("Components", "main"))
+    {
         return None;
     }
     Some(Archive {
         uri: field("URIs")?.split_whitespace().next()?.to_owned(),
         // A key may also stand in the entry itself, over several lines; apt's own keyring has Debian's then.
-        signed_by: field("Signed-By").filter(|value| value.starts_with('/')).map(str::to_owned),
+        signed_by: field("Signed-By")
+            .filter(|value| value.starts_with('/'))
+            .map(str::to_owned),
     })
 }
 
@@ -67,13 +92,23 @@ fn from_line(line: &str, codename: &str) -> Option<Archive> {
     if words.next()? != codename || !words.any(|component| component == "main") {
         return None;
     }
-    let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by=")).map(str::to_owned);
+    let signed_by = options
+        .split_whitespace()
+        .find_map(|option| option.strip_prefix("signed-by="))
+        .map(str::to_owned);
     Some(Archive { uri, signed_by })
 }
 
 fn render(archive: &Archive, suite: &str) -> String {
-    let signed_by = archive.signed_by.as_ref().map(|key| format!("Signed-By: {key}\n")).unwrap_or_default();
-    format!("Types: deb-src\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}", archive.uri)
+    let signed_by = archive
+        .signed_by
+        .as_ref()
+        .map(|key| format!("Signed-By: {key}\n"))
+        .unwrap_or_default();
+    format!(
+        "Types: deb-src\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}",
+        archive.uri
+    )
 }
 
 #[cfg(test)]
@@ -104,7 +139,10 @@ Signed-By: /usr/share/keyrings/archive.gpg
     #[test]
     fn a_stanza_of_the_release_itself_is_taken_not_that_of_its_security_updates() {
         let expected = archive("file:///archive", Some("/usr/share/keyrings/archive.gpg"));
-        assert_eq!(find_archive("debian.sources", STANZAS, "bookworm"), Some(expected));
+        assert_eq!(
+            find_archive("debian.sources", STANZAS, "bookworm"),
+            Some(expected)
+        );
         assert_eq!(find_archive("debian.sources", STANZAS, "bullseye"), None);
     }
 
@@ -117,19 +155,31 @@ Signed-By: /usr/share/keyrings/archive.gpg
     #[test]
     fn one_line_entries_are_read_with_and_without_options() {
         let plain = "# deb file:///old bookworm main\ndeb-src file:///src bookworm main\ndeb file:///archive bookworm contrib main\n";
-        assert_eq!(find_archive("sources.list", plain, "bookworm"), Some(archive("file:///archive", None)));
+        assert_eq!(
+            find_archive("sources.list", plain, "bookworm"),
+            Some(archive("file:///archive", None))
+        );
         let signed = "deb [ arch=amd64 signed-by=/k.gpg ] file:///archive bookworm main";
-        assert_eq!(find_archive("a.list", signed, "bookworm"), Some(archive("file:///archive", Some("/k.gpg"))));
+        assert_eq!(
+            find_archive("a.list", signed, "bookworm"),
+            Some(archive("file:///archive", Some("/k.gpg")))
+        );
     }
 
     #[test]
     fn files_that_apt_ignores_are_ignored() {
-        assert_eq!(find_archive("debian.sources.save", STANZAS, "bookworm"), None);
+        assert_eq!(
+            find_archive("debian.sources.save", STANZAS, "bookworm"),
+            None
+        );
     }
 
     #[test]
     fn the_entry_asks_for_sources_of_the_other_suite() {
         let entry = render(&archive("file:///archive", Some("/k.gpg")), "trixie");
-        assert_eq!(entry, "Types: deb-src\nURIs: file:///archive\nSuites: trixie\nComponents: main\nSigned-By: /k.gpg\n");
+        assert_eq!(
+            entry,
+            "Types: deb-src\nURIs: file:///archive\nSuites: trixie\nComponents: main\nSigned-By: /k.gpg\n"
+        );
     }
 }

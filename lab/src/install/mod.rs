@@ -60,16 +60,27 @@ pub fn find_or_install(progress: &Progress) -> Result<Binaries> {
         Ok(binaries) => return Ok(binaries),
         Err(missing) => missing,
     };
-    let from_source = missing.contains(&Tool::PgBouncer) && !pgbouncer::packaged_is_new_enough(progress)?;
-    let mut packages: Vec<&str> = missing.iter().filter(|tool| !(from_source && **tool == Tool::PgBouncer)).map(|tool| tool.package()).collect();
+    let from_source =
+        missing.contains(&Tool::PgBouncer) && !pgbouncer::packaged_is_new_enough(progress)?;
+    let mut packages: Vec<&str> = missing
+        .iter()
+        .filter(|tool| !(from_source && **tool == Tool::PgBouncer))
+        .map(|tool| tool.package())
+        .collect();
     if from_source {
         packages.extend(pgbouncer::missing_build_packages());
     }
     if !packages.is_empty() {
         if !is_root() {
-            return Err(Error::new(format!("these packages are missing: {}", packages.join(", ")))
-                .way_out(format!("sudo apt-get install --no-install-recommends {}", packages.join(" ")))
-                .exit_code(2));
+            return Err(Error::new(format!(
+                "these packages are missing: {}",
+                packages.join(", ")
+            ))
+            .way_out(format!(
+                "sudo apt-get install --no-install-recommends {}",
+                packages.join(" ")
+            ))
+            .exit_code(2));
         }
         apt::install(&packages, progress)?;
     }
@@ -78,6 +89,10 @@ pub fn find_or_install(progress: &Progress) -> Result<Binaries> {
     }
     find().map_err(|missing| {
         let names: Vec<&str> = missing.iter().map(|tool| tool.package()).collect();
-        Error::new(format!("installed, and yet not found on this machine: {}", names.join(", "))).exit_code(2)
+        Error::new(format!(
+            "installed, and yet not found on this machine: {}",
+            names.join(", ")
+        ))
+        .exit_code(2)
     })
 }

@@ -14,7 +14,10 @@ pub(super) fn of(port: u16) -> Option<(u32, String)> {
     let processes = fs::read_dir("/proc").ok()?;
     processes.flatten().find_map(|process| {
         let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-        inodes.iter().any(|inode| has_socket(&process.path(), inode)).then(|| (pid, command(&process.path())))
+        inodes
+            .iter()
+            .any(|inode| has_socket(&process.path(), inode))
+            .then(|| (pid, command(&process.path())))
     })
 }
 
@@ -24,7 +27,8 @@ fn listening_inodes(table: &str, port: u16) -> Vec<String> {
     let suffix = format!(":{port:04X}");
     let listens = |line: &&str| {
         let mut columns = line.split_whitespace();
-        columns.nth(1).is_some_and(|local| local.ends_with(&suffix)) && columns.nth(1) == Some(LISTEN)
+        columns.nth(1).is_some_and(|local| local.ends_with(&suffix))
+            && columns.nth(1) == Some(LISTEN)
     };
     let inode = |line: &str| line.split_whitespace().nth(9).map(str::to_owned);
     table.lines().filter(listens).filter_map(inode).collect()
@@ -32,13 +36,18 @@ fn listening_inodes(table: &str, port: u16) -> Vec<String> {
 
 fn has_socket(process: &Path, inode: &str) -> bool {
     let socket = format!("socket:[{inode}]");
-    let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
-    files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target.to_str() == Some(&socket))
+    let files = fs::read_dir(process.join("fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    files
+        .filter_map(|file| fs::read_link(file.path()).ok())
+        .any(|target| target.to_str() == Some(&socket))
 }
 
 fn command(process: &Path) -> String {
     let raw = fs::read(process.join("cmdline")).unwrap_or_default();
-    let words = String::from_utf8_lossy(&raw).replace('\0', " ");
+    let words = String::from_utf8_lossy(&raw).replace(|c: char| c.is_control(), " ");
     words.trim().chars().take(80).collect()
 }
 

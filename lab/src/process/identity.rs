@@ -2,8 +2,7 @@
 
 use std::fs;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 /// A process, recognisable after it is gone: number, start time and boot.
@@ -42,11 +41,13 @@ impl Identity {
     }
 
     /// Signals that very process, and no other that got its number since. False if it is gone.
+    ///
+    /// The handle is opened first: from then on it stays the same process's, so what is checked through
+    /// `/proc` afterwards is who will get the signal.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
-        let Ok(pid) = i32::try_from(self.pid) else {
-            return false;
-        };
-        self.is_alive() && kill(Pid::from_raw(pid), signal).is_ok()
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        let handle = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        handle.is_some_and(|handle| self.is_alive() && pidfd_send_signal(handle, signal).is_ok())
     }
 }
 
@@ -71,7 +72,7 @@ fn start_time(stat: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Identity, start_time};
+    use super::{Identity, Signal, start_time};
 
     const STAT: &str = "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 9 9 9";
 
@@ -103,13 +104,15 @@ mod tests {
 
     #[test]
     fn nobody_is_signalled_in_place_of_a_process_that_is_gone() {
-        let mut child = std::process::Command::new("true").spawn().expect("true starts");
+        let mut child = std::process::Command::new("true")
+            .spawn()
+            .expect("true starts");
         let gone = Identity {
             pid: child.id(),
             started: 1,
             boot: String::new(),
         };
         child.wait().expect("true ends");
-        assert!(!gone.signal(nix::sys::signal::Signal::SIGTERM));
+        assert!(!gone.signal(Signal::TERM));
     }
 }

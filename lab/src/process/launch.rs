@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use rustix::process::Signal;
 
 use crate::account::Account;
 use crate::error::{Context, Result};
@@ -41,7 +41,7 @@ impl Launch {
             account: None,
             log,
             record: None,
-            stop_signal: Signal::SIGTERM,
+            stop_signal: Signal::TERM,
             // Servers here end within a second; ten mean that something hangs.
             grace: Duration::from_secs(10),
         }
@@ -106,18 +106,28 @@ impl Launch {
     /// account, and becomes the server: same process, same number. It spares `unsafe` code here.
     pub(super) fn command(&self) -> Result<Command> {
         let mut command = Command::new("setpriv");
-        let signal = self.stop_signal.as_str().trim_start_matches("SIG");
-        command.arg("--pdeathsig").arg(signal);
+        command
+            .arg("--pdeathsig")
+            .arg(self.stop_signal.as_raw().to_string());
         if let Some(account) = &self.account {
             command.arg("--reuid").arg(&account.name);
-            command.arg("--regid").arg(&account.name).arg("--init-groups");
+            command
+                .arg("--regid")
+                .arg(&account.name)
+                .arg("--init-groups");
         }
         command.arg("--").arg(&self.program).args(&self.args);
         command.env_clear().env("LC_ALL", "C.UTF-8");
-        command.envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        command.envs(
+            PASSED_ON
+                .iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        );
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let log = self.open_log()?;
-        let error_log = log.try_clone().cannot(|| format!("share {}", self.log.display()))?;
+        let error_log = log
+            .try_clone()
+            .cannot(|| format!("share {}", self.log.display()))?;
         command.stdin(Stdio::null()).stdout(log).stderr(error_log);
         // Ctrl-C goes to the whole foreground group; servers are to be stopped in order instead.
         command.process_group(0).current_dir("/");

@@ -11,8 +11,7 @@ use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 
 pub use identity::Identity;
 pub use launch::Launch;
@@ -72,7 +71,11 @@ impl Process {
     }
 
     /// Waits until `is_ready`, and gives up when the server ends, the time is over or the user interrupts.
-    pub fn wait_until(&mut self, within: Duration, mut is_ready: impl FnMut() -> bool) -> Result<()> {
+    pub fn wait_until(
+        &mut self,
+        within: Duration,
+        mut is_ready: impl FnMut() -> bool,
+    ) -> Result<()> {
         let began = Instant::now();
         loop {
             if let Some(status) = self.exit_status() {
@@ -95,15 +98,18 @@ impl Process {
     fn failure(&self, what: &str) -> Error {
         let log = &self.launch.log;
         let lines = tail(log, LAST_LINES);
-        Error::new(format!("{} {what}. The end of its log:\n{lines}", self.name()))
-            .way_out(format!("the whole log is {}", log.display()))
+        Error::new(format!(
+            "{} {what}. The end of its log:\n{lines}",
+            self.name()
+        ))
+        .way_out(format!("the whole log is {}", log.display()))
     }
 
     /// Asks the server to end, and kills it when it has not after its grace. Does nothing if it ended.
     pub fn stop(&mut self) {
         self.signal(self.launch.stop_signal);
         // A frozen process acts on no signal until it is thawed.
-        self.signal(Signal::SIGCONT);
+        self.signal(Signal::CONT);
         let began = Instant::now();
         while self.exit_status().is_none() {
             if began.elapsed() > self.launch.grace {
@@ -117,7 +123,7 @@ impl Process {
 
     /// Ends it at once, as `kill -9` does.
     pub fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
+        self.signal(Signal::KILL);
         // Collecting it cannot fail: it is a child of this process, and has not been collected.
         let _ = self.child.wait();
         self.forget();
@@ -125,22 +131,20 @@ impl Process {
 
     /// Freezes it: connections stay open, and nothing answers.
     pub fn pause(&mut self) {
-        self.signal(Signal::SIGSTOP);
+        self.signal(Signal::STOP);
     }
 
     /// Thaws it.
     pub fn resume(&mut self) {
-        self.signal(Signal::SIGCONT);
+        self.signal(Signal::CONT);
     }
 
     /// Sends a signal if it runs. A child's number is not reused before the child is collected, which
     /// only `exit_status` and `kill` do, so this cannot reach anybody else.
     pub fn signal(&mut self, signal: Signal) {
-        if self.exit_status().is_none()
-            && let Ok(pid) = i32::try_from(self.child.id())
-        {
+        if self.exit_status().is_none() {
             // It may end between the two lines; then there is nothing to signal.
-            let _ = kill(Pid::from_raw(pid), signal);
+            let _ = kill_process(Pid::from_child(&self.child), signal);
         }
     }
 
@@ -187,15 +191,15 @@ pub fn recorded(dir: &Path) -> Vec<(String, Identity)> {
 pub(crate) fn stop_recorded(dir: &Path) -> Vec<String> {
     let left = recorded(dir);
     for (_, identity) in &left {
-        identity.signal(Signal::SIGCONT);
+        identity.signal(Signal::CONT);
         // Interrupt is the fast, clean shutdown of Postgres and PgBouncer, and ends the others as well.
-        identity.signal(Signal::SIGINT);
+        identity.signal(Signal::INT);
     }
     let began = Instant::now();
     while left.iter().any(|(_, identity)| identity.is_alive()) {
         if began.elapsed() > Duration::from_secs(10) {
             left.iter().for_each(|(_, identity)| {
-                identity.signal(Signal::SIGKILL);
+                identity.signal(Signal::KILL);
             });
             break;
         }
@@ -209,7 +213,9 @@ pub(crate) fn stop_recorded(dir: &Path) -> Vec<String> {
 
 fn records(dir: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "json"))
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "json"))
 }
 
 fn read_record(path: &Path) -> Option<(String, Identity)> {
