@@ -29,9 +29,7 @@ impl Account {
         }
         let accounts =
             fs::read_to_string("/etc/passwd").cannot(|| "read /etc/passwd".to_owned())?;
-        let found = accounts
-            .lines()
-            .find_map(|line| parse(line, SERVICE_ACCOUNT));
+        let found = accounts.lines().find_map(|line| parse(line, SERVICE_ACCOUNT));
         found.map(Some).ok_or_else(|| {
             Error::new(format!(
                 "there is no account `{SERVICE_ACCOUNT}`, and Postgres refuses to run as root"
@@ -49,16 +47,11 @@ impl Account {
     /// Whether the account can reach what is in `dir`: every directory on the way must let it pass.
     #[must_use]
     pub fn can_reach(&self, dir: &Path) -> bool {
-        dir.ancestors()
-            .all(|ancestor| match fs::metadata(ancestor) {
-                Ok(found) => may_pass(
-                    found.mode(),
-                    found.uid() == self.uid,
-                    found.gid() == self.gid,
-                ),
-                // What does not exist yet is created by the lab, with a mode that lets everybody pass.
-                Err(_) => true,
-            })
+        dir.ancestors().all(|ancestor| match fs::metadata(ancestor) {
+            Ok(found) => may_pass(found.mode(), found.uid() == self.uid, found.gid() == self.gid),
+            // What does not exist yet is created by the lab, with a mode that lets everybody pass.
+            Err(_) => true,
+        })
     }
 }
 
@@ -70,11 +63,7 @@ fn parse(line: &str, name: &str) -> Option<Account> {
     }
     let uid = fields.nth(1)?.parse().ok()?;
     let gid = fields.next()?.parse().ok()?;
-    Some(Account {
-        name: name.to_owned(),
-        uid,
-        gid,
-    })
+    Some(Account { name: name.to_owned(), uid, gid })
 }
 
 /// Unix looks at one class of permission bits only: owner, else group, else others.
@@ -98,10 +87,7 @@ mod tests {
 
     #[test]
     fn an_account_is_found_by_its_whole_name() {
-        let account = parse(
-            "postgres:x:101:104:,,,:/var/lib/postgresql:/bin/bash",
-            "postgres",
-        );
+        let account = parse("postgres:x:101:104:,,,:/var/lib/postgresql:/bin/bash", "postgres");
         let account = account.expect("it is the line of that account");
         assert_eq!((account.uid, account.gid), (101, 104));
         assert_eq!(parse("postgres2:x:1:1::/:/bin/sh", "postgres"), None);

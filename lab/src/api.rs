@@ -25,35 +25,23 @@ impl Shoal {
     /// The binary, for a database of this topology.
     #[must_use]
     pub fn new(topology: &Topology, database: &str, binary: &Path) -> Self {
-        Self {
-            binary: binary.to_owned(),
-            env: environment(topology, database),
-        }
+        Self { binary: binary.to_owned(), env: environment(topology, database) }
     }
 
     /// With a key to sign tokens, made the first time.
     pub fn with_signing_key(mut self, site: &Site) -> Result<Self> {
         let key = site.dir().join("jwt.pem");
         if !key.exists() {
-            write_private(
-                &key,
-                &self.run(&["keys", "generate"], "", "make a signing key")?,
-            )?;
+            write_private(&key, &self.run(&["keys", "generate"], "", "make a signing key")?)?;
         }
-        self.env.push((
-            "JWT_PRIVATE_KEYS_FILE".to_owned(),
-            key.to_string_lossy().into_owned(),
-        ));
+        self.env.push(("JWT_PRIVATE_KEYS_FILE".to_owned(), key.to_string_lossy().into_owned()));
         Ok(self)
     }
 
     /// Runs one of its short commands; `what` completes the sentence "cannot …".
     pub fn run(&self, args: &[&str], input: &str, what: &str) -> Result<String> {
         let mut command = Command::new(&self.binary);
-        command
-            .args(args)
-            .env_clear()
-            .envs(self.env.iter().cloned());
+        command.args(args).env_clear().envs(self.env.iter().cloned());
         command.envs(
             ["PATH", "HOME", "RUST_BACKTRACE"]
                 .iter()
@@ -83,19 +71,13 @@ impl Api {
             // delay would only keep whoever pressed Ctrl-C waiting.
             ("SHOAL_DRAIN_DELAY_MS", "0"),
         ];
-        let launch = site
-            .launch_as_self(name, &shoal.binary)
-            .arg("serve")
-            .env(shoal.env.iter().cloned());
+        let launch =
+            site.launch_as_self(name, &shoal.binary).arg("serve").env(shoal.env.iter().cloned());
         let launch = launch.env(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let mut api = Self {
-            process: Process::start(launch)?,
-            port,
-        };
+        let mut api = Self { process: Process::start(launch)?, port };
         let number = api.port();
         let request = "GET /health/ready HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";
-        api.process
-            .wait_until(READY_WITHIN, || replies(number, request, "HTTP/1.1 200"))?;
+        api.process.wait_until(READY_WITHIN, || replies(number, request, "HTTP/1.1 200"))?;
         Ok(api)
     }
 
@@ -116,10 +98,7 @@ fn environment(topology: &Topology, database: &str) -> Vec<(String, String)> {
     let s3 = &topology.s3;
     [
         ("DATABASE_URL", topology.app_url(database)),
-        (
-            "DATABASE_REPLICA_URLS",
-            topology.app_replica_urls(database).join(","),
-        ),
+        ("DATABASE_REPLICA_URLS", topology.app_replica_urls(database).join(",")),
         ("DATABASE_DIRECT_URL", topology.migrator_url(database)),
         ("REDIS_URL", topology.redis_url.clone()),
         ("S3_BUCKET", s3.bucket.clone()),

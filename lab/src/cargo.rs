@@ -46,10 +46,7 @@ pub(crate) fn exit_code(command: &mut Command, what: &str) -> Result<u8> {
         return Err(Error::interrupted());
     }
     // Without a code it was ended by a signal.
-    Ok(status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(1))
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
 /// The target directory, wherever the environment or a configuration file has put it.

@@ -39,12 +39,10 @@ pub(crate) fn register_customer(port: u16) -> Result<()> {
     let body = format!(r#"{{"email":"{email}","password":"{password}","name":"Ada"}}"#);
     match post_json(port, "/v1/auth/register", &body) {
         Some(201 | 409) => Ok(()),
-        Some(status) => Err(Error::new(format!(
-            "cannot register the demo customer: the API answered {status}"
-        ))),
-        None => Err(Error::new(
-            "cannot register the demo customer: the API did not answer",
-        )),
+        Some(status) => {
+            Err(Error::new(format!("cannot register the demo customer: the API answered {status}")))
+        }
+        None => Err(Error::new("cannot register the demo customer: the API did not answer")),
     }
 }
 

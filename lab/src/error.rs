@@ -6,7 +6,6 @@ use std::fmt;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// One sentence that says what failed and where, and, when there is one, what to do about it.
-#[derive(Debug)]
 pub struct Error {
     what: String,
     way_out: Option<String>,
@@ -16,11 +15,7 @@ pub struct Error {
 impl Error {
     /// An error that ends the command with exit code 1.
     pub fn new(what: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            way_out: None,
-            exit_code: 1,
-        }
+        Self { what: what.into(), way_out: None, exit_code: 1 }
     }
 
     /// The user asked to stop: 130 is what a shell reports for Ctrl-C.
@@ -56,6 +51,13 @@ impl fmt::Display for Error {
             Some(way_out) => write!(f, "\n  → {way_out}"),
             None => Ok(()),
         }
+    }
+}
+
+/// The same sentence: it is what a test that unwraps an error should print.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

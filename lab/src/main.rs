@@ -95,31 +95,15 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<u8> {
     match command {
-        Command::Up {
-            replicas,
-            port,
-            fresh,
-            services_only,
-            release,
-        } => up::run(&up::Options {
-            replicas,
-            port,
-            fresh,
-            services_only,
-            release,
-        })
-        .map(|()| 0),
+        Command::Up { replicas, port, fresh, services_only, release } => {
+            up::run(&up::Options { replicas, port, fresh, services_only, release }).map(|()| 0)
+        }
         Command::Test { .. } => test::run(&arguments_of_test()),
         Command::Status => status::run().map(|()| 0),
         Command::Down => down::run().map(|()| 0),
         Command::Logs { name, follow } => logs::run(&name, follow).map(|()| 0),
         Command::Prepare { check } => prepare::run(check).map(|()| 0),
-        Command::S3 {
-            port,
-            dir,
-            access_key,
-            secret_key,
-        } => s3::run(&s3::Settings {
+        Command::S3 { port, dir, access_key, secret_key } => s3::run(&s3::Settings {
             dir,
             port,
             access_key: given_or_variable(access_key, "LAB_S3_ACCESS_KEY")?,
@@ -132,10 +116,7 @@ fn run(command: Command) -> Result<u8> {
 /// What follows `test` on the command line, as it stands there: clap would swallow a first `--`, which
 /// `cargo test` needs.
 fn arguments_of_test() -> Vec<OsString> {
-    std::env::args_os()
-        .skip_while(|arg| arg != "test")
-        .skip(1)
-        .collect()
+    std::env::args_os().skip_while(|arg| arg != "test").skip(1).collect()
 }
 
 fn given_or_variable(given: Option<String>, variable: &str) -> Result<String> {

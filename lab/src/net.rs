@@ -18,9 +18,8 @@ pub(crate) fn replies(port: u16, request: &str, expected: &str) -> bool {
         return false;
     };
     let mut reply = vec![0; expected.len()];
-    let exchange = connection
-        .write_all(request.as_bytes())
-        .and_then(|()| connection.read_exact(&mut reply));
+    let exchange =
+        connection.write_all(request.as_bytes()).and_then(|()| connection.read_exact(&mut reply));
     exchange.is_ok() && reply == expected.as_bytes()
 }
 
@@ -36,11 +35,7 @@ pub(crate) fn post_json(port: u16, path: &str, body: &str) -> Option<u16> {
     // "HTTP/1.1 201"
     let mut start = [0; 12];
     connection.read_exact(&mut start).ok()?;
-    std::str::from_utf8(&start)
-        .ok()?
-        .strip_prefix("HTTP/1.1 ")?
-        .parse()
-        .ok()
+    std::str::from_utf8(&start).ok()?.strip_prefix("HTTP/1.1 ")?.parse().ok()
 }
 
 fn connect(port: u16) -> Option<TcpStream> {
@@ -66,12 +61,8 @@ mod tests {
         let server = thread::spawn(move || {
             for connection in listener.incoming().take(2) {
                 let mut connection = connection.expect("a client connects");
-                connection
-                    .read_exact(&mut [0; 4])
-                    .expect("it sends four bytes");
-                connection
-                    .write_all(b"+PONG")
-                    .expect("it waits for the reply");
+                connection.read_exact(&mut [0; 4]).expect("it sends four bytes");
+                connection.write_all(b"+PONG").expect("it waits for the reply");
             }
         });
         assert!(replies(port, "PING", "+PONG"));

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::error::{Context, Error, Result};
 use crate::net::accepts_connections;
 use crate::ports::Port;
-use crate::process::Process;
+use crate::process::{Process, StopSignal};
 use crate::run::output_of;
 use crate::site::{Site, make_dir};
 
@@ -46,18 +46,10 @@ impl Nginx {
             .arg("-p")
             .arg(run_dir);
         // SIGQUIT finishes open requests, which end within the read timeout of 8 s at the latest.
-        let launch = launch
-            .stop_signal(Signal::QUIT)
-            .grace(Duration::from_secs(3));
-        let mut nginx = Self {
-            site: site.clone(),
-            process: Process::start(launch)?,
-            port,
-        };
+        let launch = launch.stop_signal(StopSignal::Quit).grace(Duration::from_secs(3));
+        let mut nginx = Self { site: site.clone(), process: Process::start(launch)?, port };
         let number = nginx.port();
-        nginx
-            .process
-            .wait_until(READY_WITHIN, || accepts_connections(number))?;
+        nginx.process.wait_until(READY_WITHIN, || accepts_connections(number))?;
         Ok(nginx)
     }
 
@@ -67,18 +59,16 @@ impl Nginx {
         write_upstreams(&self.site, &name, upstreams)?;
         // A reload with a mistake would be refused in silence, and the old list stay.
         let mut check = Command::new(&self.site.binaries.nginx);
-        check
-            .args(["-t", "-q", "-e", "stderr", "-c"])
-            .arg(self.site.etc(&format!("{name}.conf")));
+        check.args(["-t", "-q", "-e", "stderr", "-c"]).arg(self.site.etc(&format!("{name}.conf")));
         output_of(&mut check, "", "use the new list of API replicas")?;
         let master = self.process.pid();
         let before = workers(master);
         self.process.signal(Signal::HUP);
-        // The new workers listen before the old ones are told to finish.
+        // For a moment both generations accept connections.
         self.process.wait_until(READY_WITHIN, || {
-            workers(master)
-                .iter()
-                .any(|worker| !before.contains(worker))
+            let now = workers(master);
+            let is_new = |worker: &String| !before.contains(worker);
+            now.iter().any(is_new) && before.iter().all(|worker| !accepts(worker))
         })
     }
 
@@ -96,9 +86,7 @@ impl Nginx {
 
 fn write_upstreams(site: &Site, name: &str, upstreams: &[SocketAddr]) -> Result<PathBuf> {
     if upstreams.is_empty() {
-        return Err(Error::new(
-            "nginx needs at least one API replica to balance over",
-        ));
+        return Err(Error::new("nginx needs at least one API replica to balance over"));
     }
     // One refused or timed-out request takes a replica out for 3 s, so a dead one costs few retries, and
     // one that is back is used soon.
@@ -114,4 +102,10 @@ fn workers(master: u32) -> Vec<String> {
     let children =
         fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
     children.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A worker that finishes its last requests says so in its title; one that is gone has none.
+fn accepts(worker: &str) -> bool {
+    let title = fs::read_to_string(format!("/proc/{worker}/cmdline")).unwrap_or_default();
+    !title.is_empty() && !title.contains("shutting down")
 }

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use rustix::process::Signal;
-
 use crate::error::Result;
 use crate::net::accepts_connections;
 use crate::ports::Port;
-use crate::process::Process;
+use crate::process::{Process, StopSignal};
 use crate::site::{Profile, Site};
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -23,10 +21,8 @@ impl PgBouncer {
     /// Starts one that leads to the Postgres on `postgres_port`.
     pub fn start(site: &Site, name: &str, port: Port, postgres_port: u16) -> Result<Self> {
         let secrets = &site.secrets;
-        let users = format!(
-            "\"shoal_app\" \"{}\"\n\"pgbouncer\" \"{}\"\n",
-            secrets.app, secrets.pgbouncer
-        );
+        let users =
+            format!("\"shoal_app\" \"{}\"\n\"pgbouncer\" \"{}\"\n", secrets.app, secrets.pgbouncer);
         let auth_file = site.write_config(&format!("{name}.users"), &users)?;
         let (clients, pool, idle_seconds) = match site.profile {
             Profile::Durable => ("1000", "40", "600"),
@@ -48,15 +44,11 @@ impl PgBouncer {
         let launch = site
             .launch(name, &site.binaries.pgbouncer)
             .arg(config)
-            .stop_signal(Signal::INT);
-        let mut pgbouncer = Self {
-            process: Process::start(launch.grace(Duration::from_secs(3)))?,
-            port,
-        };
+            .stop_signal(StopSignal::Interrupt);
+        let mut pgbouncer =
+            Self { process: Process::start(launch.grace(Duration::from_secs(3)))?, port };
         let number = pgbouncer.port();
-        pgbouncer
-            .process
-            .wait_until(READY_WITHIN, || accepts_connections(number))?;
+        pgbouncer.process.wait_until(READY_WITHIN, || accepts_connections(number))?;
         Ok(pgbouncer)
     }
 

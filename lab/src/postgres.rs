@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::Signal;
-
 use crate::account::Account;
 use crate::error::{Context, Error, Result};
 use crate::install::postgres_major;
 use crate::ports::Port;
-use crate::process::Process;
+use crate::process::{Process, StopSignal};
 use crate::psql::Psql;
 use crate::run::output_of;
 use crate::site::{Profile, Site, repository};
@@ -54,15 +52,7 @@ impl Postgres {
             copy(site, name, &primary, primary_port, &slot)?;
             fs::write(marker(site, name), cluster).cannot(|| format!("mark {name} as complete"))?;
         }
-        Self::start(
-            site,
-            name,
-            port,
-            Follows::Primary {
-                port: primary_port,
-                slot: &slot,
-            },
-        )
+        Self::start(site, name, port, Follows::Primary { port: primary_port, slot: &slot })
     }
 
     fn start(site: &Site, name: &str, port: Port, follows: Follows<'_>) -> Result<Self> {
@@ -70,22 +60,17 @@ impl Postgres {
         let launch = site.launch(name, &site.binaries.postgres_dir.join("postgres"));
         let stop_signal = match site.profile {
             // Ends sessions, writes a checkpoint.
-            Profile::Durable => Signal::INT,
+            Profile::Durable => StopSignal::Interrupt,
             // Ends at once; nobody will read the data again.
-            Profile::ThrowAway => Signal::QUIT,
+            Profile::ThrowAway => StopSignal::Quit,
         };
         let launch = launch
             .arg(format!("--config-file={}", config.display()))
             .stop_signal(stop_signal)
             .grace(Duration::from_secs(20));
-        let mut postgres = Self {
-            process: Process::start(launch)?,
-            port,
-        };
+        let mut postgres = Self { process: Process::start(launch)?, port };
         let number = postgres.port();
-        postgres
-            .process
-            .wait_until(READY_WITHIN, || accepts_connections(site, number))?;
+        postgres.process.wait_until(READY_WITHIN, || accepts_connections(site, number))?;
         Ok(postgres)
     }
 
@@ -159,15 +144,8 @@ fn init(site: &Site, name: &str) -> Result<()> {
     let dir = clear(site, name)?;
     let password =
         site.write_config(&format!("{name}.initial-password"), &site.secrets.superuser)?;
-    let mut command = as_account(
-        site.account.as_ref(),
-        &site.binaries.postgres_dir.join("initdb"),
-    );
-    command
-        .arg("--pgdata")
-        .arg(&dir)
-        .arg("--pwfile")
-        .arg(&password);
+    let mut command = as_account(site.account.as_ref(), &site.binaries.postgres_dir.join("initdb"));
+    command.arg("--pgdata").arg(&dir).arg("--pwfile").arg(&password);
     // The locale sorts by code point, as Rust does, on every machine.
     command.args([
         "--username=postgres",
@@ -175,16 +153,8 @@ fn init(site: &Site, name: &str) -> Result<()> {
         "--encoding=UTF8",
         "--locale=C.UTF-8",
     ]);
-    command.arg(if site.profile == Profile::ThrowAway {
-        "--no-sync"
-    } else {
-        "--data-checksums"
-    });
-    output_of(
-        &mut command,
-        "",
-        &format!("make the data directory of {name}"),
-    )?;
+    command.arg(if site.profile == Profile::ThrowAway { "--no-sync" } else { "--data-checksums" });
+    output_of(&mut command, "", &format!("make the data directory of {name}"))?;
     let _ = fs::remove_file(password);
     fs::write(marker(site, name), "").cannot(|| format!("mark {name} as complete"))
 }
@@ -196,10 +166,8 @@ fn copy(site: &Site, name: &str, primary: &Psql<'_>, primary_port: u16, slot: &s
         "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{slot}' and not active;
          select pg_create_physical_replication_slot('{slot}', true)"
     ))?;
-    let mut command = as_account(
-        site.account.as_ref(),
-        &site.binaries.postgres_dir.join("pg_basebackup"),
-    );
+    let mut command =
+        as_account(site.account.as_ref(), &site.binaries.postgres_dir.join("pg_basebackup"));
     command.args([
         "--host=127.0.0.1",
         "--username=shoal_replication",
@@ -222,10 +190,7 @@ fn copy(site: &Site, name: &str, primary: &Psql<'_>, primary_port: u16, slot: &s
 }
 
 fn configure(site: &Site, name: &str, port: &Port, follows: Follows<'_>) -> Result<PathBuf> {
-    let networks = [
-        ("CLIENT_NETWORK", "127.0.0.1/32"),
-        ("REPLICA_NETWORK", "127.0.0.1/32"),
-    ];
+    let networks = [("CLIENT_NETWORK", "127.0.0.1/32"), ("REPLICA_NETWORK", "127.0.0.1/32")];
     let hba = site.configure(&format!("{name}.hba"), "postgres/pg_hba.conf", &networks)?;
     let password = &site.secrets.replication;
     let (conninfo, slot) = match follows {
@@ -266,30 +231,18 @@ fn as_account(account: Option<&Account>, program: &Path) -> Command {
         Some(account) => {
             let mut command = Command::new("setpriv");
             command
-                .args([
-                    "--reuid",
-                    &account.name,
-                    "--regid",
-                    &account.name,
-                    "--init-groups",
-                    "--",
-                ])
+                .args(["--reuid", &account.name, "--regid", &account.name, "--init-groups", "--"])
                 .arg(program);
             command
         }
     };
     // The lab's own directory may be closed to the account.
-    command
-        .current_dir("/")
-        .env("LC_ALL", "C.UTF-8")
-        .env_remove("PGOPTIONS");
+    command.current_dir("/").env("LC_ALL", "C.UTF-8").env_remove("PGOPTIONS");
     command
 }
 
 fn accepts_connections(site: &Site, port: u16) -> bool {
     let mut command = Command::new(site.binaries.postgres_dir.join("pg_isready"));
-    command
-        .args(["--quiet", "--host=127.0.0.1", "--timeout=1"])
-        .arg(format!("--port={port}"));
+    command.args(["--quiet", "--host=127.0.0.1", "--timeout=1"]).arg(format!("--port={port}"));
     command.status().is_ok_and(|status| status.success())
 }

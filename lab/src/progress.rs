@@ -86,11 +86,7 @@ impl Step {
 
     fn end(&self, mark: &'static str, style: ProgressStyle) {
         self.is_done.set(true);
-        let line = format!(
-            "{} ({:.1} s)",
-            self.text,
-            self.began.elapsed().as_secs_f32()
-        );
+        let line = format!("{} ({:.1} s)", self.text, self.began.elapsed().as_secs_f32());
         match &self.bar {
             Some(bar) => {
                 bar.set_style(style);

@@ -19,31 +19,17 @@ pub(crate) struct Psql<'a> {
 
 impl<'a> Psql<'a> {
     pub(crate) fn new(site: &'a Site, port: u16, database: &'a str) -> Self {
-        Self {
-            site,
-            port,
-            database,
-            user: "postgres",
-            password: &site.secrets.superuser,
-        }
+        Self { site, port, database, user: "postgres", password: &site.secrets.superuser }
     }
 
     /// Enters as the owner of the databases instead.
     pub(crate) fn as_migrator(self) -> Self {
-        Self {
-            user: "shoal_migrator",
-            password: &self.site.secrets.migrator,
-            ..self
-        }
+        Self { user: "shoal_migrator", password: &self.site.secrets.migrator, ..self }
     }
 
     /// Runs statements, each for itself, up to the first that fails. Answers the rows, unadorned.
     pub(crate) fn run(&self, sql: &str) -> Result<String> {
-        output_of(
-            &mut self.command(),
-            sql,
-            &format!("run SQL on the database `{}`", self.database),
-        )
+        output_of(&mut self.command(), sql, &format!("run SQL on the database `{}`", self.database))
     }
 
     /// Runs a file, with these variables in the environment.
@@ -69,9 +55,7 @@ impl<'a> Psql<'a> {
         ]);
         // Notices say that something exists already, which is as it should be.
         command.env("PGOPTIONS", "-c client_min_messages=warning");
-        command
-            .env("PGHOST", "127.0.0.1")
-            .env("PGPORT", self.port.to_string());
+        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string());
         command
             .env("PGUSER", self.user)
             .env("PGPASSWORD", self.password)

@@ -31,10 +31,7 @@ impl Redis {
         // Full means that writes are refused. Eviction could drop the mark of a newer write and so let an
         // older value into the cache.
         let launch = launch.args(["--maxmemory", "256mb", "--maxmemory-policy", "noeviction"]);
-        let mut redis = Self {
-            process: Process::start(launch)?,
-            port,
-        };
+        let mut redis = Self { process: Process::start(launch)?, port };
         redis.wait_until_ready()?;
         Ok(redis)
     }
@@ -42,8 +39,7 @@ impl Redis {
     /// Waits until it answers, as after a restart.
     pub fn wait_until_ready(&mut self) -> Result<()> {
         let port = self.port();
-        self.process
-            .wait_until(READY_WITHIN, || replies(port, "PING\r\n", "+PONG"))
+        self.process.wait_until(READY_WITHIN, || replies(port, "PING\r\n", "+PONG"))
     }
 
     /// Its URL.

@@ -34,18 +34,13 @@ pub(crate) fn run_logged(command: &mut Command, step: &Step, what: &str) -> Resu
         return Err(Error::interrupted());
     }
     let end = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n  ");
-    Err(Error::new(format!(
-        "cannot {what}: {shown} ended with {status}. It said:\n  {end}"
-    )))
+    Err(Error::new(format!("cannot {what}: {shown} ended with {status}. It said:\n  {end}")))
 }
 
 /// Runs a short command, gives it `input`, and answers what it wrote to standard output.
 pub(crate) fn output_of(command: &mut Command, input: &str, what: &str) -> Result<String> {
     let shown = command.get_program().to_string_lossy().into_owned();
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command
         .spawn()
         .map_err(|error| Error::new(format!("cannot {what}: {shown} does not start: {error}")))?;
@@ -55,16 +50,12 @@ pub(crate) fn output_of(command: &mut Command, input: &str, what: &str) -> Resul
     }
     let output = child.wait_with_output().cannot(|| what.to_owned())?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned());
+        return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
     }
     if interrupt::requested() {
         return Err(Error::interrupted());
     }
-    let said = String::from_utf8_lossy(&output.stderr)
-        .trim_end()
-        .replace('\n', "\n  ");
+    let said = String::from_utf8_lossy(&output.stderr).trim_end().replace('\n', "\n  ");
     Err(Error::new(format!(
         "cannot {what}: {shown} ended with {}. It said:\n  {said}",
         output.status

@@ -86,10 +86,7 @@ async fn serve(listener: TcpListener, service: S3Service, stop: impl Future<Outp
 fn service(settings: &Settings) -> Result<S3Service> {
     make_dir(&settings.dir.join(BUCKET))?;
     let files = FileSystem::new(&settings.dir).map_err(|error| {
-        Error::new(format!(
-            "cannot serve {}: {error:?}",
-            settings.dir.display()
-        ))
+        Error::new(format!("cannot serve {}: {error:?}", settings.dir.display()))
     })?;
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(
@@ -101,9 +98,7 @@ fn service(settings: &Settings) -> Result<S3Service> {
 
 /// Listens on loopback.
 async fn listen(port: u16) -> Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .await
-        .cannot(|| format!("listen on port {port}"))
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.cannot(|| format!("listen on port {port}"))
 }
 
 /// `lab s3` as a process, stopped when this is dropped.
@@ -119,24 +114,17 @@ impl S3Process {
         let lab = std::env::current_exe().cannot(|| "find the lab's own binary".to_owned())?;
         let dir = site.dir().join("s3");
         make_dir(&dir)?;
-        let launch = site
-            .launch_as_self(name, &lab)
-            .arg("s3")
-            .arg("--port")
-            .arg(port.number().to_string());
+        let launch =
+            site.launch_as_self(name, &lab).arg("s3").arg("--port").arg(port.number().to_string());
         let launch = launch.arg("--dir").arg(dir);
         // Not as an argument: those are visible to every user of the machine.
         let launch = launch.env([
             ("LAB_S3_ACCESS_KEY".to_owned(), ACCESS_KEY.to_owned()),
             ("LAB_S3_SECRET_KEY".to_owned(), site.secrets.s3.clone()),
         ]);
-        let mut s3 = Self {
-            process: Process::start(launch)?,
-            port,
-        };
+        let mut s3 = Self { process: Process::start(launch)?, port };
         let number = s3.port();
-        s3.process
-            .wait_until(READY_WITHIN, || accepts_connections(number))?;
+        s3.process.wait_until(READY_WITHIN, || accepts_connections(number))?;
         Ok(s3)
     }
 
@@ -192,11 +180,7 @@ impl S3 {
         let port = announced
             .recv()
             .map_err(|_| Error::new("the S3 server ended before it was ready"))??;
-        Ok(Self {
-            port,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(Self { port, stop: Some(stop), thread: Some(thread) })
     }
 
     /// `http://host:port`.

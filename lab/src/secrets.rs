@@ -54,9 +54,5 @@ impl Secrets {
 
 /// 24 letters and digits have 142 bits.
 fn password() -> String {
-    rand::rng()
-        .sample_iter(Alphanumeric)
-        .take(24)
-        .map(char::from)
-        .collect()
+    rand::rng().sample_iter(Alphanumeric).take(24).map(char::from).collect()
 }

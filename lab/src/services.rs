@@ -77,16 +77,11 @@ impl Services {
         progress: &Progress,
     ) -> Result<Self> {
         let mut nodes = ports.nodes.into_iter();
-        let primary_ports = nodes
-            .next()
-            .ok_or_else(|| Error::new("no port for the primary"))?;
+        let primary_ports = nodes.next().ok_or_else(|| Error::new("no port for the primary"))?;
         // Everything runs side by side except what needs the primary.
         thread::scope(|scope| {
-            let redis = scope.spawn(|| {
-                watched(progress, "Redis", || {
-                    Redis::start(site, "redis", ports.redis)
-                })
-            });
+            let redis = scope
+                .spawn(|| watched(progress, "Redis", || Redis::start(site, "redis", ports.redis)));
             let s3 =
                 scope.spawn(|| watched(progress, "S3", || S3Process::start(site, "s3", ports.s3)));
             let primary = start_primary(site, primary_ports.0, database, progress)?;
@@ -107,10 +102,7 @@ impl Services {
             let replicas: Vec<_> = replicas.into_iter().map(joined).collect();
             Ok(Self {
                 replicas: replicas.into_iter().collect::<Result<_>>()?,
-                primary: Node {
-                    pooler: pooler?,
-                    postgres: primary,
-                },
+                primary: Node { pooler: pooler?, postgres: primary },
                 redis: redis?,
                 s3: s3?,
             })
@@ -213,9 +205,7 @@ fn watched<T>(
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread
-        .join()
-        .unwrap_or_else(|_| Err(Error::new("a thread that started a server panicked")))
+    thread.join().unwrap_or_else(|_| Err(Error::new("a thread that started a server panicked")))
 }
 
 fn postgres_name(number: usize) -> String {

@@ -39,13 +39,7 @@ impl Site {
         let dir = fs::canonicalize(dir).cannot(|| format!("find {}", dir.display()))?;
         let secrets = Secrets::load_or_create(&dir.join("secrets.json"))?;
         let account = Account::for_servers()?;
-        let site = Self {
-            dir,
-            binaries,
-            account,
-            secrets,
-            profile,
-        };
+        let site = Self { dir, binaries, account, secrets, profile };
         site.own(&site.dir.join("data"))?;
         Ok(site)
     }
@@ -121,8 +115,7 @@ impl Site {
 
     /// The launch of a server in this site, as the servers' account.
     pub(crate) fn launch(&self, name: &str, program: &Path) -> Launch {
-        self.launch_as_self(name, program)
-            .account(self.account.as_ref())
+        self.launch_as_self(name, program).account(self.account.as_ref())
     }
 
     /// The launch of a server that runs as whoever runs the lab.
@@ -131,9 +124,7 @@ impl Site {
     }
 
     pub(crate) fn own(&self, path: &Path) -> Result<()> {
-        self.account
-            .as_ref()
-            .map_or(Ok(()), |account| account.own(path))
+        self.account.as_ref().map_or(Ok(()), |account| account.own(path))
     }
 }
 

@@ -48,10 +48,7 @@ pub(crate) fn existing_dir(target: &Path, name: &str) -> Option<PathBuf> {
 
 /// One per target directory, so that clones do not share.
 fn fallback(target: &Path) -> PathBuf {
-    Path::new(FALLBACK).join(format!(
-        "{:016x}",
-        fnv1a(target.to_string_lossy().as_bytes())
-    ))
+    Path::new(FALLBACK).join(format!("{:016x}", fnv1a(target.to_string_lossy().as_bytes())))
 }
 
 /// The hash has to be the same in every version of the lab, which the standard library does not promise.
@@ -63,10 +60,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 
 /// Refuses to begin on a disk that is nearly full: Postgres would stop in the middle.
 pub(crate) fn check_free_space(dir: &Path) -> Result<()> {
-    let existing = dir
-        .ancestors()
-        .find(|ancestor| ancestor.exists())
-        .unwrap_or(dir);
+    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
     let disk =
         statvfs(existing).cannot(|| format!("look up the free space of {}", existing.display()))?;
     enough_space(dir, disk.f_bavail * disk.f_frsize)
@@ -120,18 +114,14 @@ impl Lock {
     fn sign(&mut self) -> std::io::Result<()> {
         self.file.set_len(0)?;
         self.file.rewind()?;
-        self.file
-            .write_all(serde_json::to_string(&Identity::own())?.as_bytes())
+        self.file.write_all(serde_json::to_string(&Identity::own())?.as_bytes())
     }
 }
 
 /// The process that holds the directory.
 pub(crate) fn holder(dir: &Path) -> Option<Identity> {
     let mut text = String::new();
-    File::open(dir.join("lock"))
-        .ok()?
-        .read_to_string(&mut text)
-        .ok()?;
+    File::open(dir.join("lock")).ok()?.read_to_string(&mut text).ok()?;
     let identity: Option<Identity> = serde_json::from_str(&text).ok()?;
     identity.filter(Identity::is_alive)
 }
@@ -167,9 +157,8 @@ mod tests {
     #[test]
     fn a_full_disk_is_named_with_what_is_missing() {
         assert!(enough_space(Path::new("/a/lab"), NEEDED_BYTES).is_ok());
-        let message = enough_space(Path::new("/a/lab"), 7 * 1024 * 1024)
-            .expect_err("it is full")
-            .to_string();
+        let message =
+            enough_space(Path::new("/a/lab"), 7 * 1024 * 1024).expect_err("it is full").to_string();
         for part in ["/a/lab", "7 MB", "1024 MB", "CARGO_TARGET_DIR"] {
             assert!(message.contains(part), "{part:?} is missing in: {message}");
         }
@@ -183,9 +172,7 @@ mod tests {
     #[test]
     fn a_directory_has_one_holder() {
         let dir = std::env::temp_dir().join(format!("lab-lock-{}", std::process::id()));
-        let lock = Lock::take(&dir)
-            .expect("it can be locked")
-            .expect("nobody has it");
+        let lock = Lock::take(&dir).expect("it can be locked").expect("nobody has it");
         assert!(Lock::take(&dir).expect("it can be tried").is_none());
         assert_eq!(holder(&dir), Identity::own());
         drop(lock);

@@ -18,9 +18,7 @@ pub fn render(template: &str, values: &[(&str, &str)]) -> Result<String> {
         if let Some(name) = placeholder(from) {
             let value = values.iter().find(|(known, _)| *known == name);
             let (name, value) = value.ok_or_else(|| {
-                Error::new(format!(
-                    "the template wants ${{{name}}}, which has no value"
-                ))
+                Error::new(format!("the template wants ${{{name}}}, which has no value"))
             })?;
             rendered.push_str(value);
             used.insert(*name);
@@ -32,9 +30,9 @@ pub fn render(template: &str, values: &[(&str, &str)]) -> Result<String> {
     }
     rendered.push_str(rest);
     match values.iter().find(|(name, _)| !used.contains(name)) {
-        Some((name, _)) => Err(Error::new(format!(
-            "the template has no ${{{name}}}, for which there is a value"
-        ))),
+        Some((name, _)) => {
+            Err(Error::new(format!("the template has no ${{{name}}}, for which there is a value")))
+        }
         None => Ok(rendered),
     }
 }

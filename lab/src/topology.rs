@@ -94,11 +94,8 @@ impl Topology {
     /// Reads a description.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Error::new(format!(
-                "cannot read the topology {}: {error}",
-                path.display()
-            ))
-            .way_out("is the lab that wrote it still running?")
+            Error::new(format!("cannot read the topology {}: {error}", path.display()))
+                .way_out("is the lab that wrote it still running?")
         })?;
         serde_json::from_str(&text).cannot(|| format!("understand the topology {}", path.display()))
     }
@@ -121,10 +118,7 @@ impl Topology {
     /// The API's URLs of the replicas, each through its PgBouncer.
     #[must_use]
     pub fn app_replica_urls(&self, database: &str) -> Vec<String> {
-        self.replicas
-            .iter()
-            .map(|replica| replica.pooled_url(&self.app, database))
-            .collect()
+        self.replicas.iter().map(|replica| replica.pooled_url(&self.app, database)).collect()
     }
 
     /// The migrator's URL of a database: the primary, directly.
@@ -162,10 +156,7 @@ impl PostgresNode {
 
 impl Login {
     fn url(&self, host: &str, port: u16, database: &str) -> String {
-        format!(
-            "postgres://{}:{}@{host}:{port}/{database}",
-            self.user, self.password
-        )
+        format!("postgres://{}:{}@{host}:{port}/{database}", self.user, self.password)
     }
 }
 
@@ -181,10 +172,7 @@ mod tests {
             port: 1,
             pooler_port: 2,
         };
-        let login = Login {
-            user: "u".to_owned(),
-            password: "p".to_owned(),
-        };
+        let login = Login { user: "u".to_owned(), password: "p".to_owned() };
         assert_eq!(node.direct_url(&login, "d"), "postgres://u:p@127.0.0.1:1/d");
         assert_eq!(node.pooled_url(&login, "d"), "postgres://u:p@127.0.0.1:2/d");
     }

@@ -42,14 +42,9 @@ fn set_up(name: &str, progress: &Progress) -> Result<(Binaries, PathBuf)> {
 /// Servers inherit the lab's limit, which it may raise up to the hard one.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = limit
-        .maximum
-        .map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
+    let wanted = limit.maximum.map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
     if limit.current.is_some_and(|current| current < wanted) {
-        let raised = Rlimit {
-            current: Some(wanted),
-            ..limit
-        };
+        let raised = Rlimit { current: Some(wanted), ..limit };
         // Without it the servers still start, and say what they miss.
         let _ = setrlimit(Resource::Nofile, raised);
     }

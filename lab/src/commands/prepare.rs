@@ -74,10 +74,7 @@ fn describe(dir: &Path, binaries: Binaries, progress: &Progress) -> Result<Descr
         site.secrets.superuser,
         postgres.port()
     );
-    command
-        .env("SQLX_OFFLINE", "false")
-        .env("SQLX_OFFLINE_DIR", &out)
-        .env("DATABASE_URL", url);
+    command.env("SQLX_OFFLINE", "false").env("SQLX_OFFLINE_DIR", &out).env("DATABASE_URL", url);
     cargo::run(&mut command, "compile the queries against the schema")?;
     read(&out)
 }
@@ -90,47 +87,36 @@ fn migrate(site: &Site, port: u16) -> Result<()> {
         path.extension().is_some_and(|kind| kind == "sql")
             && !path.to_string_lossy().ends_with(".down.sql")
     };
-    let mut files: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(is_migration)
-        .collect();
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(is_migration).collect();
     files.sort();
     let psql = Psql::new(site, port, DATABASE).as_migrator();
-    files
-        .iter()
-        .try_for_each(|file| psql.run_file(file, &[]).map(drop))
+    // The real migrator keeps its books here, and a migration may grant rights on them.
+    psql.run(
+        "create table _sqlx_migrations (version bigint primary key, description text not null, \
+         installed_on timestamptz not null default now(), success boolean not null, \
+         checksum bytea not null, execution_time bigint not null)",
+    )?;
+    files.iter().try_for_each(|file| psql.run_file(file, &[]).map(drop))
 }
 
 fn read(dir: &Path) -> Result<Descriptions> {
-    let entries = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let files = entries.filter(|path| path.extension().is_some_and(|kind| kind == "json"));
     let named = files.map(|path| {
         let text = fs::read_to_string(&path).cannot(|| format!("read {}", path.display()))?;
-        Ok((
-            path.file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-            text,
-        ))
+        Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), text))
     });
     named.collect()
 }
 
 /// One line per query that differs, with the beginning of its SQL: the file's name is a hash.
 fn compare(committed: &Descriptions, described: &Descriptions) -> Vec<String> {
-    let new = described
-        .iter()
-        .filter_map(|(name, text)| match committed.get(name) {
-            None => Some(line("missing", name, text)),
-            Some(old) if old != text => Some(line("changed", name, text)),
-            Some(_) => None,
-        });
+    let new = described.iter().filter_map(|(name, text)| match committed.get(name) {
+        None => Some(line("missing", name, text)),
+        Some(old) if old != text => Some(line("changed", name, text)),
+        Some(_) => None,
+    });
     let unused = committed
         .iter()
         .filter(|(name, _)| !described.contains_key(*name))
@@ -142,18 +128,12 @@ fn line(what: &str, name: &str, text: &str) -> String {
     let description: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     let sql = description["query"].as_str().unwrap_or_default();
     let words: Vec<&str> = sql.split_whitespace().collect();
-    format!(
-        "{what}  {name}  {}",
-        words.join(" ").chars().take(60).collect::<String>()
-    )
+    format!("{what}  {name}  {}", words.join(" ").chars().take(60).collect::<String>())
 }
 
 fn write(dir: &Path, committed: &Descriptions, described: &Descriptions) -> Result<()> {
     fs::create_dir_all(dir).cannot(|| format!("create {}", dir.display()))?;
-    for name in committed
-        .keys()
-        .filter(|name| !described.contains_key(*name))
-    {
+    for name in committed.keys().filter(|name| !described.contains_key(*name)) {
         let path = dir.join(name);
         fs::remove_file(&path).cannot(|| format!("remove {}", path.display()))?;
     }
@@ -176,22 +156,14 @@ mod tests {
 
     #[test]
     fn every_kind_of_difference_is_told_with_its_sql() {
-        let committed = descriptions(&[
-            ("same", "select 1"),
-            ("old", "select 2"),
-            ("changed", "select 3"),
-        ]);
-        let described = descriptions(&[
-            ("same", "select 1"),
-            ("new", "select 4"),
-            ("changed", "select 5"),
-        ]);
+        let committed =
+            descriptions(&[("same", "select 1"), ("old", "select 2"), ("changed", "select 3")]);
+        let described =
+            descriptions(&[("same", "select 1"), ("new", "select 4"), ("changed", "select 5")]);
         let differences = compare(&committed, &described);
         assert_eq!(differences.len(), 3, "{differences:?}");
         let tells = |words: &[&str]| {
-            differences
-                .iter()
-                .any(|line| words.iter().all(|word| line.contains(word)))
+            differences.iter().any(|line| words.iter().all(|word| line.contains(word)))
         };
         assert!(tells(&["missing", "new", "select 4"]));
         assert!(tells(&["unused", "old", "select 2"]));

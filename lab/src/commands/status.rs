@@ -11,11 +11,7 @@ pub fn run() -> Result<()> {
     let rows = table::load(&dir);
     match holder(&dir) {
         Some(lab) if rows.is_empty() => println!("The lab is starting as process {}.", lab.pid),
-        Some(lab) => println!(
-            "The lab runs as process {}.\n\n{}",
-            lab.pid,
-            table::render(&rows)
-        ),
+        Some(lab) => println!("The lab runs as process {}.\n\n{}", lab.pid, table::render(&rows)),
         None => return Err(not_running(&recorded(&dir.join("run")))),
     }
     Ok(())
@@ -26,9 +22,6 @@ fn not_running<T>(orphans: &[(String, T)]) -> Error {
         return Error::new("no lab is running").way_out("`cargo lab up` starts one");
     }
     let names: Vec<&str> = orphans.iter().map(|(name, _)| name.as_str()).collect();
-    Error::new(format!(
-        "the lab was killed, and has left servers running: {}",
-        names.join(", ")
-    ))
-    .way_out("`cargo lab down` stops them")
+    Error::new(format!("the lab was killed, and has left servers running: {}", names.join(", ")))
+        .way_out("`cargo lab down` stops them")
 }

@@ -39,14 +39,8 @@ impl Row {
 /// The rows as text. A server that has ended is shown as such.
 pub(super) fn render(rows: &[Row]) -> String {
     let longest = |width: fn(&Row) -> usize| rows.iter().map(width).max().unwrap_or_default();
-    let (names, addresses) = (
-        longest(|row| row.name.len()),
-        longest(|row| row.address.len()),
-    );
-    let mut text = format!(
-        "  {:names$}  {:addresses$}  {:>7}  LOG\n",
-        "NAME", "ADDRESS", "PID"
-    );
+    let (names, addresses) = (longest(|row| row.name.len()), longest(|row| row.address.len()));
+    let mut text = format!("  {:names$}  {:addresses$}  {:>7}  LOG\n", "NAME", "ADDRESS", "PID");
     for row in rows {
         // Writing to a string cannot fail.
         let _ = writeln!(
@@ -86,20 +80,10 @@ mod tests {
             identity: None,
             log: "/log".into(),
         };
-        let text = render(&[
-            row("s3", "127.0.0.1:19000"),
-            row("postgres-primary", "127.0.0.1:1"),
-        ]);
-        let columns: Vec<_> = text
-            .lines()
-            .map(|line| line.find("/log").or(line.find("LOG")))
-            .collect();
-        assert!(
-            columns
-                .windows(2)
-                .all(|pair| pair[0] == pair[1] && pair[0].is_some()),
-            "{text}"
-        );
+        let text = render(&[row("s3", "127.0.0.1:19000"), row("postgres-primary", "127.0.0.1:1")]);
+        let columns: Vec<_> =
+            text.lines().map(|line| line.find("/log").or(line.find("LOG"))).collect();
+        assert!(columns.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some()), "{text}");
         assert_eq!(text.matches("ended").count(), 2);
     }
 }

@@ -30,10 +30,9 @@ pub fn run(args: &[OsString]) -> Result<u8> {
     match result {
         Ok(0) => state::remove(&dir)?,
         Err(ref error) if error.code() == 130 => state::remove(&dir)?,
-        _ => eprintln!(
-            "\nThe servers' data and logs are kept until the next run: {}",
-            dir.display()
-        ),
+        _ => {
+            eprintln!("\nThe servers' data and logs are kept until the next run: {}", dir.display())
+        }
     }
     result
 }
@@ -63,12 +62,7 @@ fn shoal_binary() -> Result<PathBuf> {
 
 /// Removes what earlier runs have left: those that failed, and those that were killed.
 fn sweep(all: &Path, progress: &Progress) {
-    for dir in fs::read_dir(all)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-    {
+    for dir in fs::read_dir(all).into_iter().flatten().flatten().map(|entry| entry.path()) {
         // One that is locked belongs to a run that goes on.
         if let Ok(Some(_lock)) = Lock::take(&dir) {
             state::stop_orphans(&dir, progress);

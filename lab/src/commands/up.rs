@@ -59,17 +59,12 @@ pub fn run(options: &Options) -> Result<()> {
 
     let mut processes = services.processes();
     processes.extend(front.iter_mut().flat_map(Front::processes));
-    let rows: Vec<_> = processes
-        .iter()
-        .map(|(port, process)| table::Row::new(*port, process))
-        .collect();
+    let rows: Vec<_> =
+        processes.iter().map(|(port, process)| table::Row::new(*port, process)).collect();
     table::save(&dir, &rows)?;
     println!("\n{}", table::render(&rows));
     match options.services_only {
-        true => println!(
-            "  Addresses and passwords: {}",
-            dir.join("topology.json").display()
-        ),
+        true => println!("  Addresses and passwords: {}", dir.join("topology.json").display()),
         false => println!("{}", demo::introduction(options.port)),
     }
     println!("  Ctrl-C stops everything; the data is kept.");
@@ -92,16 +87,9 @@ fn already_running(dir: &Path) -> Error {
 /// Everything but the lock, which this process holds.
 fn wipe(dir: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).cannot(|| format!("read {}", dir.display()))?;
-    for path in entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| !path.ends_with("lock"))
-    {
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| !path.ends_with("lock")) {
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.cannot(|| format!("remove {}", path.display()))?;
     }
     Ok(())
@@ -142,12 +130,9 @@ impl Front {
     ) -> Result<Self> {
         build(options.release)?;
         let profile = if options.release { "release" } else { "debug" };
-        let shoal = Shoal::new(
-            topology,
-            DATABASE,
-            &cargo::target_dir()?.join(profile).join("shoal"),
-        )
-        .with_signing_key(site)?;
+        let shoal =
+            Shoal::new(topology, DATABASE, &cargo::target_dir()?.join(profile).join("shoal"))
+                .with_signing_key(site)?;
 
         let step = progress.step("Migrations");
         shoal.run(&["migrate"], "", "run the migrations")?;
@@ -160,10 +145,8 @@ impl Front {
         let apis = start_apis(site, ports.apis, &shoal)?;
         step.done();
         let step = progress.step("nginx");
-        let upstreams: Vec<_> = apis
-            .iter()
-            .map(|api| SocketAddr::from((Ipv4Addr::LOCALHOST, api.port())))
-            .collect();
+        let upstreams: Vec<_> =
+            apis.iter().map(|api| SocketAddr::from((Ipv4Addr::LOCALHOST, api.port()))).collect();
         let nginx = Nginx::start(site, "nginx", ports.nginx, &upstreams)?;
         step.done();
         demo::register_customer(nginx.port())?;
@@ -171,11 +154,7 @@ impl Front {
     }
 
     fn processes(&mut self) -> Vec<(u16, &mut Process)> {
-        let mut all: Vec<_> = self
-            .apis
-            .iter_mut()
-            .map(|api| (api.port(), api.process()))
-            .collect();
+        let mut all: Vec<_> = self.apis.iter_mut().map(|api| (api.port(), api.process())).collect();
         all.push((self.nginx.port(), self.nginx.process()));
         all
     }
@@ -195,10 +174,7 @@ fn start_apis(site: &Site, ports: Vec<Port>, shoal: &Shoal) -> Result<Vec<Api>> 
             scope.spawn(move || Api::start(site, &format!("api-{number}"), port, shoal))
         };
         let starting: Vec<_> = (1..).zip(ports).map(start).collect();
-        let started: Vec<_> = starting
-            .into_iter()
-            .map(thread::ScopedJoinHandle::join)
-            .collect();
+        let started: Vec<_> = starting.into_iter().map(thread::ScopedJoinHandle::join).collect();
         started
             .into_iter()
             .map(|api| {

@@ -21,14 +21,9 @@ pub(super) fn install(packages: &[&str], progress: &Progress) -> Result<()> {
     update(progress)?;
     let step = progress.step(format!("Installing {}", packages.join(", ")));
     let _policy = TemporaryFile::policy()?;
-    let _cluster = packages
-        .contains(&"postgresql")
-        .then(TemporaryFile::cluster)
-        .transpose()?;
+    let _cluster = packages.contains(&"postgresql").then(TemporaryFile::cluster).transpose()?;
     let mut command = apt_get();
-    command
-        .args(["install", "--yes", "--no-install-recommends"])
-        .args(packages);
+    command.args(["install", "--yes", "--no-install-recommends"]).args(packages);
     run_logged(&mut command, &step, "install packages").map_err(|error| error.exit_code(2))?;
     step.done();
     Ok(())
@@ -37,12 +32,8 @@ pub(super) fn install(packages: &[&str], progress: &Progress) -> Result<()> {
 /// Fetches the lists of packages: a fresh machine has none.
 pub(super) fn update(progress: &Progress) -> Result<()> {
     let step = progress.step("Fetching the lists of packages");
-    run_logged(
-        apt_get().arg("update"),
-        &step,
-        "fetch the lists of packages",
-    )
-    .map_err(|error| error.exit_code(2))?;
+    run_logged(apt_get().arg("update"), &step, "fetch the lists of packages")
+        .map_err(|error| error.exit_code(2))?;
     step.done();
     Ok(())
 }
@@ -72,24 +63,13 @@ impl TemporaryFile {
     }
 
     fn cluster() -> Result<Self> {
-        Self::create(
-            &Path::new(CLUSTER_DIR).join("shoal-lab.conf"),
-            CLUSTER_TEXT,
-            0o644,
-        )
+        Self::create(&Path::new(CLUSTER_DIR).join("shoal-lab.conf"), CLUSTER_TEXT, 0o644)
     }
 
     fn create(file: &Path, text: &str, mode: u32) -> Result<Self> {
-        let made_dirs = file
-            .ancestors()
-            .skip(1)
-            .take_while(|dir| !dir.exists())
-            .map(Path::to_owned)
-            .collect();
-        let created = Self {
-            file: file.to_owned(),
-            made_dirs,
-        };
+        let made_dirs =
+            file.ancestors().skip(1).take_while(|dir| !dir.exists()).map(Path::to_owned).collect();
+        let created = Self { file: file.to_owned(), made_dirs };
         if let Some(dir) = file.parent() {
             fs::create_dir_all(dir).cannot(|| format!("create {}", dir.display()))?;
         }
@@ -112,22 +92,15 @@ impl Drop for TemporaryFile {
 
 /// The version that apt would install, as far as the lists on this machine tell.
 pub(super) fn candidate(package: &str) -> Result<Option<String>> {
-    let output = Command::new("apt-cache")
-        .args(["policy", package])
-        .env("LC_ALL", "C")
-        .output();
+    let output = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output();
     let output = output.map_err(|error| {
         Error::new(format!("cannot run apt-cache: {error}"))
             .way_out("the lab installs packages on Debian and Ubuntu; elsewhere install Postgres ≥ 15, PgBouncer ≥ 1.21, Redis and nginx yourself")
             .exit_code(2)
     })?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Candidate: "));
-    Ok(version
-        .filter(|version| *version != "(none)")
-        .map(str::to_owned))
+    let version = text.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+    Ok(version.filter(|version| *version != "(none)").map(str::to_owned))
 }
 
 #[cfg(test)]

@@ -16,9 +16,8 @@ struct Archive {
 
 /// A `.sources` entry for the sources of `suite`, from wherever this machine gets the release `codename`.
 pub(super) fn entry_for(suite: &str, codename: &str) -> Option<String> {
-    let archive = texts()
-        .into_iter()
-        .find_map(|(name, text)| find_archive(&name, &text, codename))?;
+    let archive =
+        texts().into_iter().find_map(|(name, text)| find_archive(&name, &text, codename))?;
     Some(render(&archive, suite))
 }
 
@@ -33,11 +32,7 @@ fn texts() -> Vec<(String, String)> {
             .collect::<Vec<_>>()
     };
     let files = ENTRIES.iter().flat_map(|entry| {
-        if Path::new(entry).is_dir() {
-            inside(entry.as_ref())
-        } else {
-            vec![entry.into()]
-        }
+        if Path::new(entry).is_dir() { inside(entry.as_ref()) } else { vec![entry.into()] }
     });
     files
         .filter_map(|file| Some((file.to_str()?.to_owned(), fs::read_to_string(&file).ok()?)))
@@ -46,8 +41,7 @@ fn texts() -> Vec<(String, String)> {
 
 fn find_archive(file_name: &str, text: &str, codename: &str) -> Option<Archive> {
     if file_name.ends_with(".sources") {
-        text.split("\n\n")
-            .find_map(|stanza| from_stanza(stanza, codename))
+        text.split("\n\n").find_map(|stanza| from_stanza(stanza, codename))
     } else if file_name.ends_with(".list") {
         text.lines().find_map(|line| from_line(line, codename))
     } else {
@@ -74,9 +68,7 @@ fn from_stanza(stanza: &str, codename: &str) -> Option<Archive> {
     Some(Archive {
         uri: field("URIs")?.split_whitespace().next()?.to_owned(),
         // A key may also stand in the entry itself, over several lines; apt's own keyring has Debian's then.
-        signed_by: field("Signed-By")
-            .filter(|value| value.starts_with('/'))
-            .map(str::to_owned),
+        signed_by: field("Signed-By").filter(|value| value.starts_with('/')).map(str::to_owned),
     })
 }
 
@@ -100,15 +92,9 @@ fn from_line(line: &str, codename: &str) -> Option<Archive> {
 }
 
 fn render(archive: &Archive, suite: &str) -> String {
-    let signed_by = archive
-        .signed_by
-        .as_ref()
-        .map(|key| format!("Signed-By: {key}\n"))
-        .unwrap_or_default();
-    format!(
-        "Types: deb-src\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}",
-        archive.uri
-    )
+    let signed_by =
+        archive.signed_by.as_ref().map(|key| format!("Signed-By: {key}\n")).unwrap_or_default();
+    format!("Types: deb-src\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}", archive.uri)
 }
 
 #[cfg(test)]
@@ -130,19 +116,13 @@ Signed-By: /usr/share/keyrings/archive.gpg
 ";
 
     fn archive(uri: &str, signed_by: Option<&str>) -> Archive {
-        Archive {
-            uri: uri.to_owned(),
-            signed_by: signed_by.map(str::to_owned),
-        }
+        Archive { uri: uri.to_owned(), signed_by: signed_by.map(str::to_owned) }
     }
 
     #[test]
     fn a_stanza_of_the_release_itself_is_taken_not_that_of_its_security_updates() {
         let expected = archive("file:///archive", Some("/usr/share/keyrings/archive.gpg"));
-        assert_eq!(
-            find_archive("debian.sources", STANZAS, "bookworm"),
-            Some(expected)
-        );
+        assert_eq!(find_archive("debian.sources", STANZAS, "bookworm"), Some(expected));
         assert_eq!(find_archive("debian.sources", STANZAS, "bullseye"), None);
     }
 
@@ -168,10 +148,7 @@ Signed-By: /usr/share/keyrings/archive.gpg
 
     #[test]
     fn files_that_apt_ignores_are_ignored() {
-        assert_eq!(
-            find_archive("debian.sources.save", STANZAS, "bookworm"),
-            None
-        );
+        assert_eq!(find_archive("debian.sources.save", STANZAS, "bookworm"), None);
     }
 
     #[test]

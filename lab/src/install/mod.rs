@@ -72,15 +72,12 @@ pub fn find_or_install(progress: &Progress) -> Result<Binaries> {
     }
     if !packages.is_empty() {
         if !is_root() {
-            return Err(Error::new(format!(
-                "these packages are missing: {}",
-                packages.join(", ")
-            ))
-            .way_out(format!(
-                "sudo apt-get install --no-install-recommends {}",
-                packages.join(" ")
-            ))
-            .exit_code(2));
+            return Err(Error::new(format!("these packages are missing: {}", packages.join(", ")))
+                .way_out(format!(
+                    "sudo apt-get install --no-install-recommends {}",
+                    packages.join(" ")
+                ))
+                .exit_code(2));
         }
         apt::install(&packages, progress)?;
     }
@@ -89,10 +86,7 @@ pub fn find_or_install(progress: &Progress) -> Result<Binaries> {
     }
     find().map_err(|missing| {
         let names: Vec<&str> = missing.iter().map(|tool| tool.package()).collect();
-        Error::new(format!(
-            "installed, and yet not found on this machine: {}",
-            names.join(", ")
-        ))
-        .exit_code(2)
+        Error::new(format!("installed, and yet not found on this machine: {}", names.join(", ")))
+            .exit_code(2)
     })
 }

@@ -45,10 +45,7 @@ pub(super) fn packaged_is_new_enough(progress: &Progress) -> Result<bool> {
 
 /// The packages the build needs and dpkg does not know as installed.
 pub(super) fn missing_build_packages() -> Vec<&'static str> {
-    BUILD_PACKAGES
-        .into_iter()
-        .filter(|package| !is_installed(package))
-        .collect()
+    BUILD_PACKAGES.into_iter().filter(|package| !is_installed(package)).collect()
 }
 
 fn is_installed(package: &str) -> bool {
@@ -72,22 +69,14 @@ pub(super) fn build(progress: &Progress) -> Result<()> {
 
 fn build_in(work: &Path, step: &Step) -> Result<()> {
     let tree = work.join("tree");
-    for dir in [
-        work.join("lists/partial"),
-        work.join("cache/archives/partial"),
-        tree.clone(),
-    ] {
+    for dir in [work.join("lists/partial"), work.join("cache/archives/partial"), tree.clone()] {
         fs::create_dir_all(&dir).cannot(|| format!("create {}", dir.display()))?;
     }
     let sources = work.join("trixie.sources");
     fs::write(&sources, source_entry()?).cannot(|| format!("write {}", sources.display()))?;
 
     step.say("fetching the list of sources");
-    run_logged(
-        private_apt(work).arg("update"),
-        step,
-        "fetch the list of Debian 13's sources",
-    )?;
+    run_logged(private_apt(work).arg("update"), step, "fetch the list of Debian 13's sources")?;
     step.say("fetching the source");
     run_logged(
         private_apt(work).args(["source", "--download-only", "pgbouncer"]),
@@ -97,10 +86,7 @@ fn build_in(work: &Path, step: &Step) -> Result<()> {
 
     let archive = files(work).find(|file| file.to_string_lossy().contains(".orig.tar"));
     let archive = archive.ok_or_else(|| {
-        Error::new(format!(
-            "apt fetched no source archive into {}",
-            work.display()
-        ))
+        Error::new(format!("apt fetched no source archive into {}", work.display()))
     })?;
     let mut unpack = Command::new("tar");
     unpack
@@ -115,15 +101,11 @@ fn build_in(work: &Path, step: &Step) -> Result<()> {
     step.say("configuring");
     let mut configure = Command::new("./configure");
     // The lab talks to addresses, so an asynchronous resolver is of no use; nor are PAM and systemd.
-    configure
-        .args(["--without-cares", "--without-pam", "--without-systemd"])
-        .current_dir(&tree);
+    configure.args(["--without-cares", "--without-pam", "--without-systemd"]).current_dir(&tree);
     run_logged(&mut configure, step, "configure PgBouncer")?;
     step.say("compiling");
     run_logged(
-        Command::new("make")
-            .args(["-j2", "pgbouncer"])
-            .current_dir(&tree),
+        Command::new("make").args(["-j2", "pgbouncer"]).current_dir(&tree),
         step,
         "compile PgBouncer",
     )?;
@@ -157,9 +139,7 @@ fn source_entry() -> Result<String> {
             .map(|value| value.trim_matches('"'))
     };
     let codename = field("VERSION_CODENAME").unwrap_or_default();
-    let entry = (field("ID") == Some("debian"))
-        .then(|| entry_for(SUITE, codename))
-        .flatten();
+    let entry = (field("ID") == Some("debian")).then(|| entry_for(SUITE, codename)).flatten();
     entry.ok_or_else(|| {
         Error::new("PgBouncer 1.21 or newer is needed; this system's package is older, and no Debian package source was found to build Debian 13's from")
             .way_out("install PgBouncer ≥ 1.21 so that `pgbouncer` is on the PATH")
@@ -177,11 +157,7 @@ fn keep(binary: &Path) -> Result<()> {
 }
 
 fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// `$XDG_CACHE_HOME/shoal-lab`, `~/.cache/shoal-lab`; root's is where the servers' account can reach it.
@@ -190,9 +166,7 @@ fn cache_dir() -> PathBuf {
         return PathBuf::from("/var/cache/shoal-lab");
     }
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME")
-        .map_or_else(home, PathBuf::from)
-        .join("shoal-lab")
+    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("shoal-lab")
 }
 
 fn installed_version(binary: &Path) -> Option<(u32, u32)> {
@@ -204,9 +178,7 @@ fn installed_version(binary: &Path) -> Option<(u32, u32)> {
 /// Major and minor of `1.24.1-1+deb13u2`, or of `2:1.24` with an epoch.
 fn parse_version(version: &str) -> Option<(u32, u32)> {
     let without_epoch = version.split_once(':').map_or(version, |(_, rest)| rest);
-    let mut numbers = without_epoch
-        .split(|c: char| !c.is_ascii_digit())
-        .map(str::parse);
+    let mut numbers = without_epoch.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 

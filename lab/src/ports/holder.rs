@@ -36,10 +36,7 @@ fn listening_inodes(table: &str, port: u16) -> Vec<String> {
 
 fn has_socket(process: &Path, inode: &str) -> bool {
     let socket = format!("socket:[{inode}]");
-    let files = fs::read_dir(process.join("fd"))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     files
         .filter_map(|file| fs::read_link(file.path()).ok())
         .any(|target| target.to_str() == Some(&socket))

@@ -41,16 +41,13 @@ impl Port {
     /// A certain port, for `server`; an error that says who has it if it is taken.
     pub fn fixed(number: u16, server: &str) -> Result<Self> {
         match TcpListener::bind((Ipv4Addr::LOCALHOST, number)) {
-            Ok(_) => Ok(Self {
-                number,
-                _reservation: None,
-            }),
+            Ok(_) => Ok(Self { number, _reservation: None }),
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
                 Err(in_use(number, server, holder::of(number)))
             }
-            Err(error) => Err(Error::new(format!(
-                "cannot listen on port {number} for {server}: {error}"
-            ))),
+            Err(error) => {
+                Err(Error::new(format!("cannot listen on port {number} for {server}: {error}")))
+            }
         }
     }
 
@@ -65,10 +62,7 @@ impl Port {
                 File::create(&path).cannot(|| format!("reserve a port in {}", dir.display()))?;
             match reservation.try_lock() {
                 Ok(()) if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() => {
-                    return Ok(Self {
-                        number,
-                        _reservation: Some(reservation),
-                    });
+                    return Ok(Self { number, _reservation: Some(reservation) });
                 }
                 Ok(()) | Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => {
@@ -76,11 +70,8 @@ impl Port {
                 }
             }
         }
-        Err(Error::new(format!(
-            "no free port between {} and {}",
-            FREE.start, FREE.end
-        ))
-        .way_out("stop some servers on this machine"))
+        Err(Error::new(format!("no free port between {} and {}", FREE.start, FREE.end))
+            .way_out("stop some servers on this machine"))
     }
 
     /// The number.
@@ -92,28 +83,23 @@ impl Port {
 
 /// One directory per user: a lock file of another user's could not be opened.
 fn reservations() -> Result<PathBuf> {
-    let dir = std::env::temp_dir().join(format!(
-        "shoal-lab-ports-{}",
-        rustix::process::geteuid().as_raw()
-    ));
+    let dir = std::env::temp_dir()
+        .join(format!("shoal-lab-ports-{}", rustix::process::geteuid().as_raw()));
     fs::create_dir_all(&dir).cannot(|| format!("create {}", dir.display()))?;
     Ok(dir)
 }
 
 fn in_use(number: u16, server: &str, holder: Option<(u32, String)>) -> Error {
     let (who, way_out) = match holder {
-        Some((pid, command)) => (
-            format!("process {pid} (`{command}`)"),
-            format!("stop process {pid}"),
-        ),
+        Some((pid, command)) => {
+            (format!("process {pid} (`{command}`)"), format!("stop process {pid}"))
+        }
         None => (
             "another process".to_owned(),
             format!("find it with `ss -ltnp 'sport = :{number}'` and stop it"),
         ),
     };
-    let error = Error::new(format!(
-        "port {number}, which {server} needs, is in use by {who}"
-    ));
+    let error = Error::new(format!("port {number}, which {server} needs, is in use by {who}"));
     match server {
         "nginx" => error.way_out(format!("{way_out}, or choose another port with --port")),
         _ => error.way_out(way_out),
@@ -130,9 +116,7 @@ mod tests {
     fn a_taken_port_names_who_wants_it_and_who_has_it() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("some port is free");
         let number = taken.local_addr().expect("it is bound").port();
-        let message = Port::fixed(number, "redis")
-            .expect_err("it is taken")
-            .to_string();
+        let message = Port::fixed(number, "redis").expect_err("it is taken").to_string();
         let own = std::process::id().to_string();
         for part in [number.to_string().as_str(), "redis", own.as_str()] {
             assert!(message.contains(part), "{part:?} is missing in: {message}");
@@ -142,18 +126,13 @@ mod tests {
     #[test]
     fn an_unknown_holder_still_leaves_a_way_out() {
         assert!(in_use(8080, "nginx", None).to_string().contains("--port"));
-        assert!(
-            in_use(15432, "postgres", None)
-                .to_string()
-                .contains("sport = :15432")
-        );
+        assert!(in_use(15432, "postgres", None).to_string().contains("sport = :15432"));
     }
 
     #[test]
     fn free_ports_are_given_once() {
-        let ports: Vec<Port> = (0..50)
-            .map(|_| Port::free().expect("there are thousands"))
-            .collect();
+        let ports: Vec<Port> =
+            (0..50).map(|_| Port::free().expect("there are thousands")).collect();
         let numbers: std::collections::BTreeSet<u16> = ports.iter().map(Port::number).collect();
         assert_eq!(numbers.len(), ports.len());
     }

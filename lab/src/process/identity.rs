@@ -21,11 +21,7 @@ impl Identity {
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Some(Self {
-            pid,
-            started: start_time(&stat)?,
-            boot: boot_id(),
-        })
+        Some(Self { pid, started: start_time(&stat)?, boot: boot_id() })
     }
 
     /// This process.
@@ -90,28 +86,16 @@ mod tests {
     fn this_process_is_itself_and_its_number_alone_is_not_enough() {
         let own = Identity::own().expect("this process runs");
         assert!(own.is_alive());
-        let impostor = Identity {
-            started: own.started + 1,
-            ..own.clone()
-        };
+        let impostor = Identity { started: own.started + 1, ..own.clone() };
         assert!(!impostor.is_alive());
-        let before_reboot = Identity {
-            boot: "another".to_owned(),
-            ..own
-        };
+        let before_reboot = Identity { boot: "another".to_owned(), ..own };
         assert!(!before_reboot.is_alive());
     }
 
     #[test]
     fn nobody_is_signalled_in_place_of_a_process_that_is_gone() {
-        let mut child = std::process::Command::new("true")
-            .spawn()
-            .expect("true starts");
-        let gone = Identity {
-            pid: child.id(),
-            started: 1,
-            boot: String::new(),
-        };
+        let mut child = std::process::Command::new("true").spawn().expect("true starts");
+        let gone = Identity { pid: child.id(), started: 1, boot: String::new() };
         child.wait().expect("true ends");
         assert!(!gone.signal(Signal::TERM));
     }

@@ -16,6 +16,36 @@ use crate::error::{Context, Result};
 /// shell change what the lab does.
 const PASSED_ON: [&str; 3] = ["PATH", "HOME", "RUST_BACKTRACE"];
 
+/// How a server is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopSignal {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT.
+    Interrupt,
+    /// SIGQUIT.
+    Quit,
+}
+
+impl StopSignal {
+    /// As `setpriv` calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "TERM",
+            Self::Interrupt => "INT",
+            Self::Quit => "QUIT",
+        }
+    }
+
+    pub(super) fn number(self) -> Signal {
+        match self {
+            Self::Terminate => Signal::TERM,
+            Self::Interrupt => Signal::INT,
+            Self::Quit => Signal::QUIT,
+        }
+    }
+}
+
 /// Everything needed to start a server, once or again.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -26,7 +56,7 @@ pub struct Launch {
     account: Option<Account>,
     pub(super) log: PathBuf,
     pub(super) record: Option<PathBuf>,
-    pub(super) stop_signal: Signal,
+    pub(super) stop_signal: StopSignal,
     pub(super) grace: Duration,
 }
 
@@ -41,7 +71,7 @@ impl Launch {
             account: None,
             log,
             record: None,
-            stop_signal: Signal::TERM,
+            stop_signal: StopSignal::Terminate,
             // Servers here end within a second; ten mean that something hangs.
             grace: Duration::from_secs(10),
         }
@@ -84,7 +114,7 @@ impl Launch {
 
     /// How to ask it to end, when that is not SIGTERM.
     #[must_use]
-    pub fn stop_signal(mut self, signal: Signal) -> Self {
+    pub fn stop_signal(mut self, signal: StopSignal) -> Self {
         self.stop_signal = signal;
         self
     }
@@ -106,28 +136,17 @@ impl Launch {
     /// account, and becomes the server: same process, same number. It spares `unsafe` code here.
     pub(super) fn command(&self) -> Result<Command> {
         let mut command = Command::new("setpriv");
-        command
-            .arg("--pdeathsig")
-            .arg(self.stop_signal.as_raw().to_string());
+        command.arg("--pdeathsig").arg(self.stop_signal.name());
         if let Some(account) = &self.account {
             command.arg("--reuid").arg(&account.name);
-            command
-                .arg("--regid")
-                .arg(&account.name)
-                .arg("--init-groups");
+            command.arg("--regid").arg(&account.name).arg("--init-groups");
         }
         command.arg("--").arg(&self.program).args(&self.args);
         command.env_clear().env("LC_ALL", "C.UTF-8");
-        command.envs(
-            PASSED_ON
-                .iter()
-                .filter_map(|name| Some((name, std::env::var_os(name)?))),
-        );
+        command.envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let log = self.open_log()?;
-        let error_log = log
-            .try_clone()
-            .cannot(|| format!("share {}", self.log.display()))?;
+        let error_log = log.try_clone().cannot(|| format!("share {}", self.log.display()))?;
         command.stdin(Stdio::null()).stdout(log).stderr(error_log);
         // Ctrl-C goes to the whole foreground group; servers are to be stopped in order instead.
         command.process_group(0).current_dir("/");

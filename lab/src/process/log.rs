@@ -14,10 +14,8 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
     if all.is_empty() {
         return "  (nothing was written)".to_owned();
     }
-    let last: Vec<String> = all[all.len().saturating_sub(lines)..]
-        .iter()
-        .map(|line| format!("  {line}"))
-        .collect();
+    let last: Vec<String> =
+        all[all.len().saturating_sub(lines)..].iter().map(|line| format!("  {line}")).collect();
     last.join("\n")
 }
 
@@ -45,9 +43,6 @@ mod tests {
 
     #[test]
     fn a_missing_log_is_no_error() {
-        assert_eq!(
-            tail("/nonexistent/log".as_ref(), 3),
-            "  (nothing was written)"
-        );
+        assert_eq!(tail("/nonexistent/log".as_ref(), 3), "  (nothing was written)");
     }
 }

@@ -4,6 +4,8 @@ mod identity;
 mod launch;
 mod log;
 mod spawner;
+#[cfg(test)]
+mod tests;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 pub use identity::Identity;
-pub use launch::Launch;
+pub use launch::{Launch, StopSignal};
 pub(crate) use log::tail;
 
 use crate::error::{Context, Error, Result};
@@ -98,16 +100,13 @@ impl Process {
     fn failure(&self, what: &str) -> Error {
         let log = &self.launch.log;
         let lines = tail(log, LAST_LINES);
-        Error::new(format!(
-            "{} {what}. The end of its log:\n{lines}",
-            self.name()
-        ))
-        .way_out(format!("the whole log is {}", log.display()))
+        Error::new(format!("{} {what}. The end of its log:\n{lines}", self.name()))
+            .way_out(format!("the whole log is {}", log.display()))
     }
 
     /// Asks the server to end, and kills it when it has not after its grace. Does nothing if it ended.
     pub fn stop(&mut self) {
-        self.signal(self.launch.stop_signal);
+        self.signal(self.launch.stop_signal.number());
         // A frozen process acts on no signal until it is thawed.
         self.signal(Signal::CONT);
         let began = Instant::now();

@@ -1,0 +1,33 @@
+//! A site that is removed at the end of a test.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+
+use lab::site::Site;
+
+pub(crate) struct Scratch {
+    site: Site,
+    dir: PathBuf,
+}
+
+impl Scratch {
+    pub(crate) fn new(test: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("lab-{test}-{}", std::process::id()));
+        let site = Site::scratch(&dir).unwrap_or_else(|error| panic!("{error}"));
+        Self { site, dir }
+    }
+}
+
+impl Deref for Scratch {
+    type Target = Site;
+
+    fn deref(&self) -> &Site {
+        &self.site
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
