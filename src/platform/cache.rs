@@ -16,13 +16,15 @@ use super::{metrics::Metrics, redis::Redis};
 /// Longer than any request may take, and with it any load that began before the write.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(30);
 
-/// No entry begins like this: an ETag is quoted.
+/// No entry looks like this: each has a line break.
 const TOMBSTONE: &[u8] = b"-";
 
-/// A serialised answer and its entity tag (empty where there is none).
+/// A serialised answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    pub etag: String,
+    /// What the head of the response needs: the entity tag of an item, the next cursor of a list.
+    /// Without line breaks.
+    pub meta: String,
     pub body: Bytes,
 }
 
@@ -149,10 +151,10 @@ impl Cache {
     }
 }
 
-/// `etag`, a line break, the body.
+/// `meta`, a line break, the body.
 fn encode(entry: &Entry) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(entry.etag.len() + 1 + entry.body.len());
-    bytes.put_slice(entry.etag.as_bytes());
+    let mut bytes = BytesMut::with_capacity(entry.meta.len() + 1 + entry.body.len());
+    bytes.put_slice(entry.meta.as_bytes());
     bytes.put_u8(b'\n');
     bytes.put_slice(&entry.body);
     bytes.freeze()
@@ -161,7 +163,7 @@ fn encode(entry: &Entry) -> Bytes {
 fn decode(bytes: &Bytes) -> Option<Entry> {
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
     Some(Entry {
-        etag: std::str::from_utf8(&bytes[..end]).ok()?.to_owned(),
+        meta: std::str::from_utf8(&bytes[..end]).ok()?.to_owned(),
         body: bytes.slice(end + 1..),
     })
 }

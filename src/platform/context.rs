@@ -44,9 +44,7 @@ pub fn remaining(limit: Duration) -> Duration {
 /// Whether `value` is safe to log and echo as a request id: 1 to 128 plain characters.
 pub fn is_sane_request_id(value: &str) -> bool {
     (1..=128).contains(&value.len())
-        && value
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=".contains(&byte))
+        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:+/=".contains(&byte))
 }
 
 /// Whether `value` is a version 00 `traceparent` (W3C Trace Context, 3.2).
@@ -55,9 +53,7 @@ pub fn is_traceparent(value: &str) -> bool {
     let mut hex = |length: usize| {
         parts.next().is_some_and(|part| {
             part.len() == length
-                && part
-                    .bytes()
-                    .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+                && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
         })
     };
     let lengths = hex(2) && hex(32) && hex(16) && hex(2);

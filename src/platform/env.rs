@@ -30,11 +30,7 @@ pub struct Env<'a> {
 
 impl<'a> Env<'a> {
     pub fn new(lookup: Lookup<'a>) -> Self {
-        Self {
-            lookup,
-            mistakes: Vec::new(),
-            variables: Vec::new(),
-        }
+        Self { lookup, mistakes: Vec::new(), variables: Vec::new() }
     }
 
     /// Everything declared so far, in the order of declaration.
@@ -84,10 +80,7 @@ impl<'a> Env<'a> {
     }
 
     /// A setting that may be left out. The outer `None` means that a mistake was noted.
-    #[expect(
-        clippy::option_option,
-        reason = "absent and mistaken are different answers"
-    )]
+    #[expect(clippy::option_option, reason = "absent and mistaken are different answers")]
     pub fn optional<T>(
         &mut self,
         name: &'static str,
@@ -121,20 +114,12 @@ impl<'a> Env<'a> {
         required: bool,
         meaning: &'static str,
     ) {
-        self.variables.push(Variable {
-            name,
-            default,
-            required,
-            meaning,
-        });
+        self.variables.push(Variable { name, default, required, meaning });
     }
 
     /// `NAME`, or the content of the file that `NAME_FILE` points to (for mounted secrets).
     /// An empty value counts as not set, as an unset variable of a compose file arrives so.
-    #[expect(
-        clippy::option_option,
-        reason = "absent and mistaken are different answers"
-    )]
+    #[expect(clippy::option_option, reason = "absent and mistaken are different answers")]
     fn text(&mut self, name: &str) -> Option<Option<String>> {
         let direct = (self.lookup)(name).filter(|text| !text.is_empty());
         let file = (self.lookup)(&format!("{name}_FILE")).filter(|path| !path.is_empty());
@@ -161,9 +146,7 @@ impl<'a> Env<'a> {
         text: &str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        parse(text.trim())
-            .map_err(|expected| self.mistake(format!("{name}: {expected}")))
-            .ok()
+        parse(text.trim()).map_err(|expected| self.mistake(format!("{name}: {expected}"))).ok()
     }
 }
 
@@ -182,9 +165,7 @@ pub fn parse<T: FromStr>(value: &str) -> Result<T, String>
 where
     T::Err: std::fmt::Display,
 {
-    value
-        .parse()
-        .map_err(|error| format!("`{value}` is not valid: {error}"))
+    value.parse().map_err(|error| format!("`{value}` is not valid: {error}"))
 }
 
 /// A whole number above zero.
@@ -222,12 +203,7 @@ pub fn list<T>(
     item: impl Fn(&str) -> Result<T, String>,
 ) -> impl Fn(&str) -> Result<Vec<T>, String> {
     move |value| {
-        value
-            .split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-            .map(&item)
-            .collect()
+        value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(&item).collect()
     }
 }
 

@@ -55,13 +55,7 @@ pub struct Dependency {
 
 impl Health {
     pub fn new(db: Db, redis: Redis, storage: Storage, tasks: Tasks) -> Self {
-        Self {
-            db,
-            redis,
-            storage,
-            tasks,
-            started: Arc::default(),
-        }
+        Self { db, redis, storage, tasks, started: Arc::default() }
     }
 
     /// Becomes ready once the schema is at least the one this build was made for.

@@ -11,9 +11,8 @@ use prometheus::{
 
 /// Seconds. 0.05 and 0.2 are the service targets for p50 and p99, so that a query over the
 /// buckets answers them exactly.
-const LATENCY_BUCKETS: [f64; 14] = [
-    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Makes metrics and registers them. Cheap to clone.
 #[derive(Clone, Default)]

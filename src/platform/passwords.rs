@@ -92,10 +92,7 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let turn = timeout(
-            context::remaining(TURN_WAIT),
-            self.turns.clone().acquire_owned(),
-        );
+        let turn = timeout(context::remaining(TURN_WAIT), self.turns.clone().acquire_owned());
         let turn = turn.await.map_err(|_| Error::Busy)?.context("closed")?;
         let done = tokio::task::spawn_blocking(move || {
             // Held by the work itself: a client that hangs up must not free the core early.

@@ -56,11 +56,7 @@ impl Redis {
     ///
     /// # Errors
     /// A URL that cannot be parsed.
-    pub fn new(
-        config: &Config,
-        metrics: &Metrics,
-        breaker: Breaker,
-    ) -> anyhow::Result<Self> {
+    pub fn new(config: &Config, metrics: &Metrics, breaker: Breaker) -> anyhow::Result<Self> {
         let info = config.url.expose_secret().into_connection_info()?;
         // With RESP3 a lost connection is noticed at once, not by the next request.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);

@@ -44,13 +44,10 @@ impl Storage {
             let credentials = Credentials::new(key, secret, None, None, "environment");
             loader = loader.credentials_provider(SharedCredentialsProvider::new(credentials));
         }
-        let mut settings =
-            aws_sdk_s3::config::Builder::from(&loader.load().await).force_path_style(config.path_style);
+        let mut settings = aws_sdk_s3::config::Builder::from(&loader.load().await)
+            .force_path_style(config.path_style);
         settings.set_endpoint_url(config.endpoint.clone());
-        Self {
-            client: Client::from_conf(settings.build()),
-            bucket: config.bucket.clone(),
-        }
+        Self { client: Client::from_conf(settings.build()), bucket: config.bucket.clone() }
     }
 
     /// Whether the bucket can be reached.

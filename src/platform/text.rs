@@ -32,11 +32,7 @@ impl<const MAX: usize> TryFrom<String> for Text<MAX> {
         if trimmed.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
             return Err("must not contain control characters".to_owned());
         }
-        Ok(Self(if trimmed.len() == value.len() {
-            value
-        } else {
-            trimmed.to_owned()
-        }))
+        Ok(Self(if trimmed.len() == value.len() { value } else { trimmed.to_owned() }))
     }
 }
 

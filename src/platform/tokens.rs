@@ -157,11 +157,8 @@ impl Tokens {
             .decode(token)
             .inspect_err(|error| tracing::info!(%error, "access token refused"))
             .ok()?;
-        let principal = Arc::new(Principal {
-            user_id: claims.sub,
-            session_id: claims.sid,
-            role: claims.role,
-        });
+        let principal =
+            Arc::new(Principal { user_id: claims.sub, session_id: claims.sid, role: claims.role });
         let entry = (principal.clone(), claims.exp);
         self.inner.verified.insert(token.into(), entry);
         Some(principal)
@@ -229,11 +226,7 @@ mod tests {
     }
 
     fn principal() -> Principal {
-        Principal {
-            user_id: Uuid::now_v7(),
-            session_id: Uuid::now_v7(),
-            role: Role::Customer,
-        }
+        Principal { user_id: Uuid::now_v7(), session_id: Uuid::now_v7(), role: Role::Customer }
     }
 
     #[test]

@@ -31,10 +31,7 @@ struct Health {
 
 impl Conn {
     pub(super) fn new(object: Object<Connector>) -> Self {
-        Self {
-            object: Some(object),
-            health: Health::default(),
-        }
+        Self { object: Some(object), health: Health::default() }
     }
 
     /// Keeps the connection from being used again: it is closed on drop.
@@ -95,18 +92,14 @@ impl<'c> Executor<'c> for &'c mut Conn {
         E: 'q + Execute<'q, Postgres>,
     {
         match self.parts() {
-            Ok((connection, health)) => connection
-                .fetch_many(query)
-                .inspect(|item| health.note(item))
-                .boxed(),
+            Ok((connection, health)) => {
+                connection.fetch_many(query).inspect(|item| health.note(item)).boxed()
+            }
             Err(error) => futures::stream::once(async { Err(error) }).boxed(),
         }
     }
 
-    fn fetch_optional<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
     where
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
@@ -119,10 +112,7 @@ impl<'c> Executor<'c> for &'c mut Conn {
         })
     }
 
-    fn describe<'e>(
-        self,
-        sql: SqlStr,
-    ) -> BoxFuture<'e, Result<Describe<Postgres>, Error>>
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, Error>>
     where
         'c: 'e,
     {

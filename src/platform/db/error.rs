@@ -48,17 +48,10 @@ impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         if let Some(database) = error.as_database_error() {
             if let Some(constraint) = database.constraint() {
-                return Self::Constraint {
-                    constraint: constraint.to_owned(),
-                    source: error,
-                };
+                return Self::Constraint { constraint: constraint.to_owned(), source: error };
             }
             let code = database.code().unwrap_or_default();
-            return if is_passing(&code) {
-                Self::Unavailable(error)
-            } else {
-                Self::Bug(error)
-            };
+            return if is_passing(&code) { Self::Unavailable(error) } else { Self::Bug(error) };
         }
         match error {
             sqlx::Error::Io(error) => Self::Unreachable("", error.to_string()),
@@ -116,9 +109,7 @@ impl<T> OnConstraint<T> for Result<T, sqlx::Error> {
         map: impl FnOnce() -> E,
     ) -> Result<T, E> {
         self.map_err(|error| match Error::from(error) {
-            Error::Constraint {
-                constraint: name, ..
-            } if name == constraint => map(),
+            Error::Constraint { constraint: name, .. } if name == constraint => map(),
             error => error.into(),
         })
     }

@@ -25,12 +25,12 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use self::pool::{Pool, PoolSizes};
 pub use self::{
     conn::Conn,
     error::{Error, OnConstraint},
     transaction::Tx,
 };
-use self::pool::{Pool, PoolSizes};
 use super::{metrics::Metrics, shutdown::Tasks};
 
 /// How often a replica is asked whether it is there and still a replica.
@@ -193,15 +193,13 @@ impl Db {
     /// Whether each database answers, by name, within `limit`.
     pub async fn ping(&self, limit: Duration) -> Vec<(&'static str, bool)> {
         let replicas = self.inner.replicas.iter().map(|replica| &replica.pool);
-        let pings = std::iter::once(&self.inner.primary)
-            .chain(replicas)
-            .map(async |pool| {
-                let answer = timeout(limit, async {
-                    let mut conn = pool.get().await?;
-                    schema::is_replica(&mut conn).await.map_err(Error::from)
-                });
-                (pool.name(), matches!(answer.await, Ok(Ok(_))))
+        let pings = std::iter::once(&self.inner.primary).chain(replicas).map(async |pool| {
+            let answer = timeout(limit, async {
+                let mut conn = pool.get().await?;
+                schema::is_replica(&mut conn).await.map_err(Error::from)
             });
+            (pool.name(), matches!(answer.await, Ok(Ok(_))))
+        });
         futures::future::join_all(pings).await
     }
 
@@ -256,7 +254,13 @@ impl Replica {
 
 /// Label values must be bounded and `'static`; more replicas than this want a balancer.
 const REPLICA_NAMES: [&str; 8] = [
-    "replica-1", "replica-2", "replica-3", "replica-4", "replica-5", "replica-6", "replica-7",
+    "replica-1",
+    "replica-2",
+    "replica-3",
+    "replica-4",
+    "replica-5",
+    "replica-6",
+    "replica-7",
     "replica-8",
 ];
 

@@ -93,12 +93,7 @@ impl Pool {
             .max_size(size)
             .create_timeout(Some(acquire_timeout))
             .build()?;
-        Ok(Self {
-            name,
-            connections,
-            acquire_timeout,
-            acquire_seconds,
-        })
+        Ok(Self { name, connections, acquire_timeout, acquire_seconds })
     }
 
     /// A connection, within the acquire time-out or what is left of the request's deadline.

@@ -39,11 +39,10 @@ pub fn required_version() -> i64 {
 /// # Errors
 /// The database cannot be reached.
 pub async fn version(conn: &mut Conn) -> Result<i64, Error> {
-    let version = sqlx::query_scalar!(
-        "select coalesce(max(version), 0) from _sqlx_migrations where success"
-    )
-    .fetch_one(conn)
-    .await;
+    let version =
+        sqlx::query_scalar!("select coalesce(max(version), 0) from _sqlx_migrations where success")
+            .fetch_one(conn)
+            .await;
     match version {
         Ok(version) => Ok(version.unwrap_or(0)),
         // 42P01: the table is not there yet.
@@ -60,7 +59,5 @@ pub async fn version(conn: &mut Conn) -> Result<i64, Error> {
 
 /// Whether the server replays another's log.
 pub(super) async fn is_replica(conn: &mut Conn) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(r#"select pg_is_in_recovery() as "is_replica!""#)
-        .fetch_one(conn)
-        .await
+    sqlx::query_scalar!(r#"select pg_is_in_recovery() as "is_replica!""#).fetch_one(conn).await
 }

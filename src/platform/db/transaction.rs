@@ -41,10 +41,7 @@ impl Tx {
                 return Err(error.into());
             }
         }
-        Ok(Self {
-            conn: Some(conn),
-            tasks,
-        })
+        Ok(Self { conn: Some(conn), tasks })
     }
 
     /// Makes everything permanent.

@@ -122,17 +122,12 @@ impl ApiError {
         code: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        Self::validation(vec![FieldError {
-            pointer: pointer.into(),
-            code,
-            detail: detail.into(),
-        }])
+        Self::validation(vec![FieldError { pointer: pointer.into(), code, detail: detail.into() }])
     }
 
     /// A dependency is away or the service is too busy: the same request may work soon.
     pub fn unavailable(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
-            .retry_after(Duration::from_secs(1))
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(Duration::from_secs(1))
     }
 
     /// A mistake of ours. `cause` goes to the log.

@@ -84,10 +84,10 @@ impl Gate {
 
 /// The middleware of everything under `/v1`.
 pub async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().map_or(
-        IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        |peer| peer.0.ip(),
-    );
+    let peer = request
+        .extensions()
+        .get::<Peer>()
+        .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
     let ip = client_ip(peer, request.headers(), &gate.trusted_proxies);
     let principal = bearer(request.headers()).and_then(|token| gate.tokens.verify(token));
     let question = principal.as_ref().map(|p| gate.sessions.state_command(p.session_id));
@@ -101,9 +101,8 @@ pub async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) ->
         let identity = match principal {
             None => Identity::Anonymous,
             Some(principal) => {
-                let state = state.and_then(|value| {
-                    Option::<String>::from_redis_value(value).ok().flatten()
-                });
+                let state = state
+                    .and_then(|value| Option::<String>::from_redis_value(value).ok().flatten());
                 match gate.sessions.is_live(principal.session_id, state.as_deref()).await {
                     Ok(true) => Identity::User(principal),
                     Ok(false) => Identity::Anonymous,

@@ -70,10 +70,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Idempotent<T> {
 /// 1 to 255 visible characters, quoted (as the draft wants) or not (as most clients do).
 fn parse_key(value: &HeaderValue) -> Result<String, ApiError> {
     let text = value.to_str().unwrap_or_default();
-    let key = text
-        .strip_prefix('"')
-        .and_then(|text| text.strip_suffix('"'))
-        .unwrap_or(text);
+    let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let is_visible = key.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     if key.is_empty() || key.len() > MAX_KEY_LENGTH || !is_visible {
         return Err(ApiError::bad_request(

@@ -49,10 +49,9 @@ pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiEr
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(ApiError::bad_request(
-            "incomplete_body",
-            "The body ended before it was complete.",
-        )),
+        Ok(Err(_)) => {
+            Err(ApiError::bad_request("incomplete_body", "The body ended before it was complete."))
+        }
         Err(_) => Err(ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",

@@ -87,14 +87,18 @@ pub fn apply(
         router.layer(
             CorsLayer::new()
                 .allow_origin(AllowOrigin::list(config.cors_origins.clone()))
-                .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+                .allow_methods([
+                    Method::GET,
+                    Method::POST,
+                    Method::PUT,
+                    Method::PATCH,
+                    Method::DELETE,
+                ])
                 .allow_headers(Any),
         )
     };
     // The last one added is the first one passed.
-    Ok(router
-        .layer(from_fn(protect))
-        .layer(from_fn_with_state(edge, observe)))
+    Ok(router.layer(from_fn(protect)).layer(from_fn_with_state(edge, observe)))
 }
 
 /// Health, metrics and the like: polled by machines every few seconds.

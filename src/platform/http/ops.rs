@@ -42,11 +42,8 @@ async fn startup(State(ops): State<Ops>) -> (StatusCode, &'static str) {
 }
 
 async fn ready(State(ops): State<Ops>) -> Response {
-    let status = if ops.health.is_ready() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status =
+        if ops.health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(ops.health.report().await)).into_response()
 }
 

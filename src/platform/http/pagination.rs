@@ -32,12 +32,9 @@ fn default_limit() -> i64 {
 
 fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let text = String::deserialize(deserializer)?;
-    text.parse()
-        .ok()
-        .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-        .ok_or_else(|| {
-            serde::de::Error::custom(format!("`limit` must be a number from 1 to {MAX_LIMIT}"))
-        })
+    text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
+        serde::de::Error::custom(format!("`limit` must be a number from 1 to {MAX_LIMIT}"))
+    })
 }
 
 impl PageParams {
@@ -56,14 +53,17 @@ impl PageParams {
             return Ok(None);
         };
         let bytes = URL_SAFE_NO_PAD.decode(cursor).unwrap_or_default();
-        serde_json::from_slice(&bytes).map(Some).map_err(|_| {
-            ApiError::invalid(
-                "?cursor",
-                "invalid_cursor",
-                "is not a `next_cursor` of this list; start again without it",
-            )
-        })
+        serde_json::from_slice(&bytes).map(Some).map_err(|_| foreign_cursor())
     }
+}
+
+/// 422 for a cursor that this list did not give out.
+pub fn foreign_cursor() -> ApiError {
+    ApiError::invalid(
+        "?cursor",
+        "invalid_cursor",
+        "is not a `next_cursor` of this list; start again without it",
+    )
 }
 
 /// A page of a list.
@@ -94,11 +94,7 @@ impl<T> Page<T> {
             }
             _ => None,
         };
-        Ok(Self {
-            data: rows.into_iter().map(Into::into).collect(),
-            has_more,
-            next_cursor,
-        })
+        Ok(Self { data: rows.into_iter().map(Into::into).collect(), has_more, next_cursor })
     }
 
     /// The page as a response, with the `Link` to the next one.

@@ -41,10 +41,8 @@ impl RouteMetrics {
                 "Time from the request's head to the response's head.",
                 &labels,
             )?,
-            in_flight: metrics.int_gauge(
-                "http_requests_in_flight",
-                "Requests that have no response yet.",
-            )?,
+            in_flight: metrics
+                .int_gauge("http_requests_in_flight", "Requests that have no response yet.")?,
             series: RwLock::default(),
         })
     }

@@ -37,10 +37,7 @@ impl Claim {
             scope.update((part.len() as u64).to_be_bytes());
             scope.update(part);
         }
-        Self {
-            scope: scope.finalize().into(),
-            body_hash: Sha256::digest(body).into(),
-        }
+        Self { scope: scope.finalize().into(), body_hash: Sha256::digest(body).into() }
     }
 
     /// The advisory lock's number. Two scopes that share it get a needless 409, nothing worse.
@@ -157,11 +154,7 @@ impl Idempotency {
         {
             return Ok(Begun::Replay(reply));
         }
-        Ok(Begun::Run(Once {
-            service: self,
-            claim,
-            tx,
-        }))
+        Ok(Begun::Run(Once { service: self, claim, tx }))
     }
 
     async fn find(&self, tx: &mut Tx, claim: &Claim) -> Result<Option<Reply>, Error> {

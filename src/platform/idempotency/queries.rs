@@ -11,7 +11,10 @@ pub(super) enum Found {
     Nothing,
     /// Another transaction holds the lock.
     Locked,
-    Finished { body_hash: Vec<u8>, reply: Reply },
+    Finished {
+        body_hash: Vec<u8>,
+        reply: Reply,
+    },
 }
 
 /// Takes the lock and looks for an answer, in one statement. Its snapshot may be older than the

@@ -28,6 +28,10 @@ impl LocalBuckets {
         }
     }
 
+    pub(super) fn forgive(&self, bucket: &str) {
+        self.arrivals.invalidate(bucket);
+    }
+
     pub(super) fn check(&self, policy: Policy, bucket: String, cost: u32) -> Decision {
         let quota = ((f64::from(policy.quota) * self.share) as u32).max(1);
         let policy = Policy { quota, ..policy };
@@ -45,11 +49,7 @@ impl LocalBuckets {
                 return moka::ops::compute::Op::Nop;
             }
             counted = (1, ((limit - after) / interval) as u32, after - now, 0);
-            if cost == 0 {
-                moka::ops::compute::Op::Nop
-            } else {
-                moka::ops::compute::Op::Put(after)
-            }
+            if cost == 0 { moka::ops::compute::Op::Nop } else { moka::ops::compute::Op::Put(after) }
         });
         Decision::new(policy, counted)
     }
@@ -61,11 +61,7 @@ mod tests {
 
     #[test]
     fn grants_the_share_and_says_when_to_return() {
-        let policy = Policy {
-            name: "test",
-            quota: 10,
-            window: Duration::from_secs(600),
-        };
+        let policy = Policy { name: "test", quota: 10, window: Duration::from_secs(600) };
         let buckets = LocalBuckets::new(0.5);
         let check = |cost| buckets.check(policy, "someone".to_owned(), cost);
         for left in (0..5).rev() {

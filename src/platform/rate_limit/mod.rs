@@ -109,6 +109,14 @@ impl RateLimiter {
         decision
     }
 
+    /// Forgets what `who` has spent.
+    pub async fn forgive(&self, policy: Policy, who: impl fmt::Display) {
+        let key = self.key(policy, who);
+        self.local.forgive(&key);
+        // Lost while Redis is away: the bucket refills by itself.
+        let _ = self.redis.run::<()>(&redis::Cmd::del(&key)).await;
+    }
+
     /// What is left to `who`, without spending any of it.
     pub async fn peek(&self, policy: Policy, who: impl fmt::Display) -> Decision {
         let (decision, _) = self.check_with(policy, who, 0, None).await;
@@ -124,7 +132,7 @@ impl RateLimiter {
         cost: u32,
         question: Option<redis::Cmd>,
     ) -> (Decision, Option<redis::Value>) {
-        let key = self.redis.key(format_args!("limit:{}:{who}", policy.name));
+        let key = self.key(policy, who);
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.cmd("EVALSHA").arg(&*self.sha).arg(1).arg(&key);
         pipeline.arg(policy.interval_micros()).arg(policy.quota).arg(cost);
@@ -139,13 +147,14 @@ impl RateLimiter {
         let counted = answers.next().and_then(|value| FromRedisValue::from_redis_value(value).ok());
         let (decision, labels) = match counted {
             Some(counted) => (Decision::new(policy, counted), ["allowed", "refused"]),
-            None => (
-                self.local.check(policy, key, cost),
-                ["local_allowed", "local_refused"],
-            ),
+            None => (self.local.check(policy, key, cost), ["local_allowed", "local_refused"]),
         };
         let label = labels[usize::from(!decision.allowed)];
         self.decisions.with_label_values(&[policy.name, label]).inc();
         (decision, answers.next())
+    }
+
+    fn key(&self, policy: Policy, who: impl fmt::Display) -> String {
+        self.redis.key(format_args!("limit:{}:{who}", policy.name))
     }
 }

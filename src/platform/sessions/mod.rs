@@ -223,7 +223,8 @@ impl Sessions {
             Ok::<_, db::Error>((live, asked))
         };
         let answer = self.answers.try_get_with(session_id, load).await;
-        let (live, asked) = answer.map_err(|error| db::Error::Unreachable("primary", error.to_string()))?;
+        let (live, asked) =
+            answer.map_err(|error| db::Error::Unreachable("primary", error.to_string()))?;
         if asked.elapsed() > LOCAL_TTL {
             // Loaded slowly: good for the requests that waited for it, not for later ones.
             self.answers.invalidate(&session_id).await;
@@ -254,11 +255,7 @@ impl Sessions {
         let refresh_token = SecretString::from(URL_SAFE_NO_PAD.encode(bytes));
         let hash = hash(&refresh_token);
         queries::insert_token(tx, session_id, &hash, self.config.idle_lifetime).await?;
-        Ok(Grant {
-            session_id,
-            user_id,
-            refresh_token,
-        })
+        Ok(Grant { session_id, user_id, refresh_token })
     }
 
     fn key(&self, session_id: Uuid) -> String {

@@ -120,11 +120,7 @@ pub(super) async fn list(conn: &mut Conn, user_id: Uuid) -> Result<Vec<Session>,
     .await
 }
 
-pub(super) async fn revoke(
-    conn: &mut Conn,
-    user_id: Uuid,
-    id: Uuid,
-) -> Result<bool, sqlx::Error> {
+pub(super) async fn revoke(conn: &mut Conn, user_id: Uuid, id: Uuid) -> Result<bool, sqlx::Error> {
     let done = sqlx::query!(
         "update sessions set revoked_at = now()
          where id = $1 and user_id = $2 and revoked_at is null and expires_at > now()",

@@ -1,0 +1,116 @@
+//! The composition root: which routes exist, and how the process runs.
+
+use std::future::Future;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    config::Http,
+    domain,
+    platform::http::{
+        docs,
+        error::ApiError,
+        gate::{self, Gate},
+        layers, limits, ops, server,
+    },
+    state::AppState,
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Shoal",
+        description = "A small shop on a horizontally scalable platform. Errors are problem \
+                       documents (RFC 9457); lists are paged by cursor; every `POST` takes an \
+                       `Idempotency-Key`.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+        contact()
+    ),
+    modifiers(&BearerToken)
+)]
+struct Document;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("token", SecurityScheme::Http(bearer.build()));
+    }
+}
+
+fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(domain::routes())
+        .routes(routes!(limits::get_rate_limit))
+}
+
+/// The OpenAPI document of everything under `/v1`.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    api().to_openapi()
+}
+
+/// All routes with all layers, without and with those for machines.
+struct Routers {
+    main: Router,
+    /// Health and metrics on a listener of their own.
+    ops: Option<Router>,
+}
+
+fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
+    let gate = Gate::new(
+        app.tokens.clone(),
+        app.sessions.clone(),
+        app.limiter.clone(),
+        app.limits.default,
+        config.trusted_proxies.clone(),
+    );
+    let (api, openapi) = api().split_for_parts();
+    let api = api.layer(axum::middleware::from_fn_with_state(gate, gate::pass));
+    let ops = ops::router(app.health.clone(), app.metrics.clone());
+    let main = api.with_state(app.clone()).merge(docs::router(&openapi)?);
+    let (main, ops) =
+        if config.ops_address.is_some() { (main, Some(ops)) } else { (main.merge(ops), None) };
+    let main =
+        main.fallback(async || ApiError::not_found()).method_not_allowed_fallback(async || {
+            ApiError::new(
+                http::StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "This address does not know that method; `Allow` lists those it knows.",
+            )
+        });
+    let main = layers::apply(main, &config.layers, &app.metrics, &app.tasks)?;
+    Ok(Routers { main, ops })
+}
+
+/// Serves until `shutdown` completes, then drains and ends every background task.
+///
+/// `listeners.1` takes the routes for machines, if they have an address of their own.
+///
+/// # Errors
+/// The routes cannot be built.
+pub async fn run(
+    listeners: (TcpListener, Option<TcpListener>),
+    app: AppState,
+    config: &Http,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let routers = routers(&app, config)?;
+    let mut served = vec![(listeners.0, routers.main)];
+    served.extend(listeners.1.zip(routers.ops));
+    app.tasks.spawn(app.health.clone().start());
+    server::serve(served, &config.server, &app.tasks, shutdown).await;
+    app.tasks.stop().await;
+    app.db.close();
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! The subcommands, one function each.
+
+use std::{
+    io::{BufRead, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+
+use crate::{
+    app,
+    config::{self, Config, process_environment},
+    domain::{auth::Password, products::import, users},
+    platform::{
+        db::{Db, schema},
+        metrics::Metrics,
+        passwords::{self, Passwords},
+        shutdown::{self, Tasks},
+        tokens,
+    },
+    state::AppState,
+};
+
+/// A horizontally scalable, stateless HTTP API.
+#[derive(Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API until SIGTERM, then drain and exit
+    Serve,
+    /// Bring the schema up to date (DATABASE_DIRECT_URL)
+    Migrate,
+    /// Print the OpenAPI document
+    Openapi,
+    /// Ask a URL for its health: exit code 0 for a 2xx answer
+    Healthcheck { url: url::Url },
+    /// Print every environment variable with its default, as `.env.example` has them
+    Env,
+    /// Signing keys of access tokens
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Administrators
+    #[command(subcommand)]
+    Admin(Admin),
+    /// Bulk import
+    #[command(subcommand)]
+    Import(Import),
+}
+
+#[derive(Subcommand)]
+enum Keys {
+    /// Print a new key as PEM, for JWT_PRIVATE_KEYS
+    Generate,
+}
+
+#[derive(Subcommand)]
+enum Admin {
+    /// Make an administrator, or make one of an existing user. The password is read from the
+    /// first line of the standard input; an existing user keeps its own
+    Create {
+        #[arg(long)]
+        email: String,
+        #[arg(long)]
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum Import {
+    /// Add or update products from CSV: sku,name,description,unit_amount,currency,stock
+    Products { file: PathBuf },
+}
+
+impl Cli {
+    /// Whether this subcommand logs; the others print one thing and must print nothing else.
+    pub fn logs(&self) -> bool {
+        matches!(self.command, Command::Serve)
+    }
+
+    /// # Errors
+    /// For the person who called: what went wrong, and what to do.
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Serve => serve().await,
+            Command::Migrate => migrate().await,
+            Command::Openapi => print(&format!("{}\n", app::openapi().to_pretty_json()?)),
+            Command::Healthcheck { url } => healthcheck(&url).await,
+            Command::Env => print(&config::example()),
+            Command::Keys(Keys::Generate) => print(&tokens::generate_key()?),
+            Command::Admin(Admin::Create { email, name }) => create_admin(email, name).await,
+            Command::Import(Import::Products { file }) => import_products(file).await,
+        }
+    }
+}
+
+async fn serve() -> anyhow::Result<()> {
+    let config = Config::read(&process_environment)?;
+    let http = &config.http;
+    let tasks = Tasks::default();
+    let shutdown = shutdown::signal(&tasks)?;
+    let listener = listen((http.host, http.port).into()).await?;
+    let ops = match http.ops_address {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let app = AppState::new(&config, tasks).await?;
+    app::run((listener, ops), app, http, shutdown).await
+}
+
+async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; is something else using the port?")
+    })?;
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    Ok(listener)
+}
+
+async fn migrate() -> anyhow::Result<()> {
+    let url = config::read_direct_url(&process_environment)?;
+    schema::migrate(&url).await?;
+    print(&format!("the schema is at {}\n", schema::required_version()))
+}
+
+/// Plain HTTP, for the health check of a container that has no curl.
+async fn healthcheck(url: &url::Url) -> anyhow::Result<()> {
+    use http_body_util::Empty;
+    anyhow::ensure!(url.scheme() == "http", "only http:// can be checked");
+    let host = url.host_str().context("the URL has no host")?;
+    let address = format!("{host}:{}", url.port_or_known_default().unwrap_or(80));
+    let request = http::Request::get(url.path())
+        .header(http::header::HOST, &address)
+        .body(Empty::<bytes::Bytes>::new())?;
+    let ask = async {
+        let stream = tokio::net::TcpStream::connect(&address).await?;
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+        let (response, _) = tokio::join!(sender.send_request(request), connection);
+        anyhow::Ok(response?.status())
+    };
+    let status = tokio::time::timeout(Duration::from_secs(3), ask)
+        .await
+        .context("no answer within 3 s")?
+        .with_context(|| format!("cannot ask {address}"))?;
+    anyhow::ensure!(status.is_success(), "{url} answered {status}");
+    Ok(())
+}
+
+async fn create_admin(email: String, name: String) -> anyhow::Result<()> {
+    let email = users::Email::try_from(email).map_err(|why| anyhow::anyhow!("--email {why}"))?;
+    let name = users::Name::try_from(name).map_err(|why| anyhow::anyhow!("--name {why}"))?;
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line)?;
+    let line = line.trim_end_matches(['\r', '\n']).to_owned();
+    let passwords = Passwords::new(&passwords::Config { parallel: 1 })?;
+    anyhow::ensure!(!passwords.is_common(&line), "the password is among those guessed first");
+    let password = Password::try_from(line)
+        .map_err(|why| anyhow::anyhow!("the password on the standard input {why}"))?;
+    let hash = passwords.hash(SecretString::from(password)).await?;
+    let (db, tasks) = connect()?;
+    let admin = users::create_admin(&db, &email, &name, &hash).await?;
+    tasks.stop().await;
+    print(&format!("{} is an administrator, with id {}\n", admin.email, admin.id))
+}
+
+async fn import_products(file: PathBuf) -> anyhow::Result<()> {
+    let csv =
+        std::fs::File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
+    let (db, tasks) = connect()?;
+    let count = import::import(&db, csv)
+        .await
+        .with_context(|| format!("{} was not imported", file.display()))?;
+    tasks.stop().await;
+    print(&format!("{count} products imported from {}\n", file.display()))
+}
+
+/// The database alone, for subcommands that do one thing and end.
+fn connect() -> anyhow::Result<(Db, Tasks)> {
+    let config = config::read_database(&process_environment)?;
+    let tasks = Tasks::default();
+    Ok((Db::new(&config, &Metrics::new()?, &tasks)?, tasks))
+}
+
+/// To the standard output, where a closed pipe is an error and not a panic.
+fn print(text: &str) -> anyhow::Result<()> {
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+}

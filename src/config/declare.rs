@@ -1,0 +1,288 @@
+//! Every setting: its name, default and meaning, and the part of the platform that it configures.
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Config, Http, Limits};
+use crate::platform::{
+    db,
+    env::{Env, flag, list, millis, parse, positive, secret, secs, text},
+    http::{layers, server},
+    passwords,
+    rate_limit::parse_policy,
+    redis, sessions, storage,
+    telemetry::{self, LogFormat},
+    tokens,
+};
+
+impl Config {
+    pub(super) fn declare(env: &mut Env<'_>) -> Option<Self> {
+        let http = Http::declare(env);
+        let database = declare_database(env);
+        let redis = declare_redis(env);
+        let storage = declare_storage(env);
+        let tokens = declare_tokens(env);
+        let idle = env.or_default(
+            "SHOAL_SESSION_IDLE_SECS",
+            "604800",
+            "a session that is not refreshed for this long ends",
+            secs,
+        );
+        let absolute = env.or_default(
+            "SHOAL_SESSION_ABSOLUTE_SECS",
+            "2592000",
+            "a session ends after this long, refreshed or not",
+            secs,
+        );
+        let parallel = env.or_default(
+            "SHOAL_PASSWORD_HASHES",
+            "2",
+            "passwords hashed at the same time; each takes a core and 19 MiB",
+            positive,
+        );
+        let limits = Limits::declare(env);
+        let tokens = tokens?;
+        Some(Self {
+            http: http?,
+            database: database?,
+            redis: redis?,
+            storage: storage?,
+            sessions: sessions::Config {
+                idle_lifetime: idle?,
+                absolute_lifetime: absolute?,
+                access_token_lifetime: tokens.lifetime,
+            },
+            tokens,
+            passwords: passwords::Config { parallel: parallel? },
+            limits: limits?,
+        })
+    }
+}
+
+impl Http {
+    fn declare(env: &mut Env<'_>) -> Option<Self> {
+        let host = env.or_default("HOST", "0.0.0.0", "the address to listen on", parse);
+        let port =
+            env.or_default("PORT", "3000", "the port to listen on; 0 picks a free one", parse);
+        let ops_address = env.optional(
+            "OPS_ADDR",
+            "serve /health and /metrics on this address:port instead of on the main port",
+            parse,
+        );
+        let trusted_proxies = env.or_default(
+            "TRUSTED_PROXIES",
+            "",
+            "networks (CIDR, comma-separated) whose X-Forwarded-For is believed",
+            list(parse),
+        );
+        let request_timeout = env.or_default(
+            "SHOAL_REQUEST_TIMEOUT_MS",
+            "5000",
+            "deadline of a request; a client may ask for less by X-Request-Timeout-Ms",
+            millis,
+        );
+        let cors_origins = env.or_default(
+            "SHOAL_CORS_ORIGINS",
+            "",
+            "origins (comma-separated) whose pages may call this API",
+            list(parse),
+        );
+        let header_timeout = env.or_default(
+            "SHOAL_HEADER_TIMEOUT_MS",
+            "10000",
+            "how long a client may take to send the head of a request",
+            millis,
+        );
+        let drain_delay = env.or_default(
+            "SHOAL_DRAIN_DELAY_MS",
+            "5000",
+            "after SIGTERM, how long readiness says no before the listener closes",
+            millis,
+        );
+        let drain_cap = env.or_default(
+            "SHOAL_DRAIN_CAP_MS",
+            "25000",
+            "how long requests in flight may take after that",
+            millis,
+        );
+        Some(Self {
+            host: host?,
+            port: port?,
+            ops_address: ops_address?,
+            trusted_proxies: trusted_proxies?,
+            layers: layers::Config {
+                request_timeout: request_timeout?,
+                cors_origins: cors_origins?,
+            },
+            server: server::Config {
+                header_timeout: header_timeout?,
+                drain_delay: drain_delay?,
+                drain_cap: drain_cap?,
+            },
+        })
+    }
+}
+
+impl Limits {
+    fn declare(env: &mut Env<'_>) -> Option<Self> {
+        let default = env.or_default(
+            "SHOAL_RATE_LIMIT_DEFAULT",
+            "600/60",
+            "requests/seconds of one user, or of one address without a token",
+            parse_policy("default"),
+        );
+        let login_account = env.or_default(
+            "SHOAL_RATE_LIMIT_LOGIN_ACCOUNT",
+            "5/900",
+            "failed log-ins/seconds to one account",
+            parse_policy("login_account"),
+        );
+        let login_ip = env.or_default(
+            "SHOAL_RATE_LIMIT_LOGIN_IP",
+            "20/60",
+            "log-ins and registrations/seconds from one address",
+            parse_policy("login_ip"),
+        );
+        let local_share = env.or_default(
+            "SHOAL_RATE_LIMIT_LOCAL_SHARE",
+            "0.34",
+            "the part of each quota that one replica grants while Redis is away",
+            parse,
+        );
+        Some(Self {
+            default: default?,
+            login_account: login_account?,
+            login_ip: login_ip?,
+            local_share: local_share?,
+        })
+    }
+}
+
+pub(super) fn declare_database(env: &mut Env<'_>) -> Option<db::Config> {
+    let primary_url = env.required("DATABASE_URL", "the primary, through PgBouncer", postgres_url);
+    let replica_urls = env.or_default(
+        "DATABASE_REPLICA_URLS",
+        "",
+        "the streaming replicas (comma-separated), each through its PgBouncer",
+        list(postgres_url),
+    );
+    let pool_size = env.or_default(
+        "SHOAL_DB_POOL_SIZE",
+        "10",
+        "connections of this process to each PgBouncer, at most",
+        positive,
+    );
+    let acquire_timeout = env.or_default(
+        "SHOAL_DB_ACQUIRE_TIMEOUT_MS",
+        "1000",
+        "how long a request waits for a connection",
+        millis,
+    );
+    Some(db::Config {
+        primary_url: primary_url?,
+        replica_urls: replica_urls?,
+        pool_size: pool_size?,
+        acquire_timeout: acquire_timeout?,
+    })
+}
+
+fn declare_redis(env: &mut Env<'_>) -> Option<redis::Config> {
+    let url = env.required("REDIS_URL", "Redis", secret);
+    let prefix = env.or_default("SHOAL_REDIS_PREFIX", "shoal", "stands before every key", text);
+    let timeout = env.or_default(
+        "SHOAL_REDIS_TIMEOUT_MS",
+        "100",
+        "how long one round trip to Redis may take",
+        millis,
+    );
+    Some(redis::Config { url: url?, prefix: prefix?, timeout: timeout? })
+}
+
+fn declare_storage(env: &mut Env<'_>) -> Option<storage::Config> {
+    let bucket = env.required("S3_BUCKET", "the bucket for uploads", text);
+    let endpoint = env.optional("S3_ENDPOINT", "an S3 server other than AWS'", text);
+    let region = env.or_default("AWS_REGION", "us-east-1", "the region of the bucket", text);
+    let key = env.optional(
+        "AWS_ACCESS_KEY_ID",
+        "without it the AWS SDK's own chain is asked (web identity, instance role)",
+        secret,
+    );
+    let secret_key = env.optional("AWS_SECRET_ACCESS_KEY", "belongs to AWS_ACCESS_KEY_ID", secret);
+    let path_style = env.or_default(
+        "SHOAL_S3_PATH_STYLE",
+        "false",
+        "address the bucket as endpoint/bucket, as most servers other than AWS' need",
+        flag,
+    );
+    let credentials = match (key?, secret_key?) {
+        (Some(key), Some(secret)) => Some((key, secret)),
+        (None, None) => None,
+        _ => {
+            env.mistake(
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together: set both or neither",
+            );
+            None
+        }
+    };
+    Some(storage::Config {
+        bucket: bucket?,
+        region: region?,
+        endpoint: endpoint?,
+        path_style: path_style?,
+        credentials,
+    })
+}
+
+fn declare_tokens(env: &mut Env<'_>) -> Option<tokens::Config> {
+    let private_keys = env.required(
+        "JWT_PRIVATE_KEYS",
+        "Ed25519 keys (PKCS#8 PEM): the first signs, all verify; `shoal keys generate` makes one",
+        secret,
+    );
+    let issuer = env.or_default("SHOAL_JWT_ISSUER", "shoal", "`iss` of access tokens", text);
+    let audience = env.or_default("SHOAL_JWT_AUDIENCE", "shoal", "`aud` of access tokens", text);
+    let lifetime = env.or_default(
+        "SHOAL_ACCESS_TOKEN_SECS",
+        "600",
+        "how long an access token is good for",
+        secs,
+    );
+    Some(tokens::Config {
+        private_keys: private_keys?,
+        issuer: issuer?,
+        audience: audience?,
+        lifetime: lifetime?,
+    })
+}
+
+pub(super) fn declare_telemetry(env: &mut Env<'_>) -> Option<telemetry::Config> {
+    let filter = env.or_default(
+        "RUST_LOG",
+        "info",
+        "what to log: level, or target=level pairs; `access=off` silences the access log",
+        text,
+    );
+    let format = env.or_default("SHOAL_LOG_FORMAT", "json", "json or text", parse::<LogFormat>);
+    let otlp_endpoint = env.optional(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "a collector that takes traces by OTLP over HTTP",
+        text,
+    );
+    Some(telemetry::Config { filter: filter?, format: format?, otlp_endpoint: otlp_endpoint? })
+}
+
+pub(super) fn declare_direct_url(env: &mut Env<'_>) -> Option<SecretString> {
+    env.required(
+        "DATABASE_DIRECT_URL",
+        "the primary without PgBouncer, as a role that may change the schema; only for `migrate`",
+        postgres_url,
+    )
+}
+
+/// Checked when it is read, so that a mistake is reported with the others, and never quoted.
+fn postgres_url(value: &str) -> Result<SecretString, String> {
+    let url = SecretString::from(value.to_owned());
+    match db::connect_options(&url) {
+        Ok(_) if url.expose_secret().starts_with("postgres") => Ok(url),
+        _ => Err("is not a URL of the form postgres://user:password@host:port/database".to_owned()),
+    }
+}

@@ -1,0 +1,181 @@
+//! Routes of orders.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{OriginalUri, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, StatusCode, header};
+use uuid::Uuid;
+
+use super::{
+    model::{CreateOrder, Order, OrderEventResponse, OrderFilter, OrderResponse},
+    queries, service,
+    status::Status,
+};
+use crate::{
+    platform::{
+        db::Consistency,
+        events,
+        http::{
+            error::{ApiError, Problem},
+            etag,
+            gate::{Admin, User},
+            idempotent::{Idempotent, NoBody},
+            pagination::{Page, PageParams},
+            params::{Path, Query},
+        },
+        tokens::{Principal, Role},
+    },
+    state::AppState,
+};
+
+/// Place an order
+#[utoipa::path(post, path = "/v1/orders", tag = "orders", security(("token" = [])),
+    params(("Idempotency-Key" = String, Header)), request_body = CreateOrder,
+    responses((status = 201, body = OrderResponse), (status = 400, body = Problem),
+        (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn create_order(
+    State(app): State<AppState>,
+    User(principal): User,
+    input: Idempotent<CreateOrder>,
+) -> Result<Response, ApiError> {
+    let claim = input.required_claim()?;
+    let reply = service::place(&app, claim, principal.user_id, &input.body).await?;
+    Ok(reply.into_response())
+}
+
+/// One's orders, newest first; everybody's for an administrator
+#[utoipa::path(get, path = "/v1/orders", tag = "orders", security(("token" = [])),
+    params(OrderFilter, PageParams),
+    responses((status = 200, body = Page<OrderResponse>), (status = 401, body = Problem)))]
+pub(super) async fn list_orders(
+    State(app): State<AppState>,
+    User(principal): User,
+    Query(filter): Query<OrderFilter>,
+    Query(page): Query<PageParams>,
+    OriginalUri(uri): OriginalUri,
+) -> Result<Response, ApiError> {
+    let before = page.position()?.unwrap_or(Uuid::max());
+    let limit = page.fetch_limit();
+    let mut conn = app.db.read(&Consistency::Latest).await?;
+    let orders =
+        queries::list_page(&mut conn, owner(&principal), filter.status, before, limit).await?;
+    let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
+    let mut items = queries::find_items(&mut conn, &ids).await?;
+    drop(conn);
+    let rows: Vec<OrderResponse> = orders
+        .into_iter()
+        .map(|order| {
+            let items = items.remove(&order.id).unwrap_or_default();
+            OrderResponse::new(order, items)
+        })
+        .collect();
+    let page = Page::<OrderResponse>::new(rows, &page, |last: &OrderResponse| last.id)?;
+    page.into_response(&uri)
+}
+
+/// An order
+#[utoipa::path(get, path = "/v1/orders/{id}", tag = "orders", security(("token" = [])),
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = OrderResponse), (status = 304), (status = 404, body = Problem)))]
+pub(super) async fn get_order(
+    State(app): State<AppState>,
+    User(principal): User,
+    Path(id): Path<Uuid>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let mut conn = app.db.read(&Consistency::Latest).await?;
+    let order = find(&mut conn, id, &principal).await?;
+    let items = queries::find_items(&mut conn, &[id]).await?.remove(&id).unwrap_or_default();
+    let etag = etag::of_version(order.version);
+    let head = [(header::ETAG, etag.clone()), (header::CACHE_CONTROL, "no-store".to_owned())];
+    if etag::matches_none(&headers, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, head).into_response());
+    }
+    Ok((head, Json(OrderResponse::new(order, items))).into_response())
+}
+
+/// Cancel one's order
+#[utoipa::path(post, path = "/v1/orders/{id}/cancel", tag = "orders", security(("token" = [])),
+    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 200, body = OrderResponse), (status = 404, body = Problem),
+        (status = 409, body = Problem)))]
+pub(super) async fn cancel_order(
+    State(app): State<AppState>,
+    User(principal): User,
+    Path(id): Path<Uuid>,
+    input: Idempotent<NoBody>,
+) -> Result<Response, ApiError> {
+    let reply = service::cancel(&app, input.claim(), principal.user_id, id).await?;
+    Ok(reply.into_response())
+}
+
+/// Say that a paid order was shipped
+#[utoipa::path(post, path = "/v1/orders/{id}/ship", tag = "orders", security(("token" = [])),
+    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 200, body = OrderResponse), (status = 404, body = Problem),
+        (status = 409, body = Problem)))]
+pub(super) async fn ship_order(
+    State(app): State<AppState>,
+    _: Admin,
+    Path(id): Path<Uuid>,
+    input: Idempotent<NoBody>,
+) -> Result<Response, ApiError> {
+    let reply = service::advance(&app, input.claim(), id, Status::Shipped).await?;
+    Ok(reply.into_response())
+}
+
+/// Say that a shipped order arrived
+#[utoipa::path(post, path = "/v1/orders/{id}/complete", tag = "orders", security(("token" = [])),
+    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 200, body = OrderResponse), (status = 404, body = Problem),
+        (status = 409, body = Problem)))]
+pub(super) async fn complete_order(
+    State(app): State<AppState>,
+    _: Admin,
+    Path(id): Path<Uuid>,
+    input: Idempotent<NoBody>,
+) -> Result<Response, ApiError> {
+    let reply = service::advance(&app, input.claim(), id, Status::Completed).await?;
+    Ok(reply.into_response())
+}
+
+/// The trail of an order, oldest first
+#[utoipa::path(get, path = "/v1/orders/{id}/events", tag = "orders", security(("token" = [])),
+    params(("id" = Uuid, Path), PageParams),
+    responses((status = 200, body = Page<OrderEventResponse>), (status = 404, body = Problem)))]
+pub(super) async fn list_order_events(
+    State(app): State<AppState>,
+    User(principal): User,
+    Path(id): Path<Uuid>,
+    Query(page): Query<PageParams>,
+    OriginalUri(uri): OriginalUri,
+) -> Result<Response, ApiError> {
+    let after = page.position::<i32>()?.unwrap_or(0);
+    let mut conn = app.db.read(&Consistency::Latest).await?;
+    find(&mut conn, id, &principal).await?;
+    let trail = events::trail(&mut conn, id, after, page.fetch_limit()).await?;
+    drop(conn);
+    let page = Page::<OrderEventResponse>::new(trail, &page, |last: &events::Event| last.sequence)?;
+    page.into_response(&uri)
+}
+
+async fn find(
+    conn: &mut crate::platform::db::Conn,
+    id: Uuid,
+    principal: &Arc<Principal>,
+) -> Result<Order, ApiError> {
+    let order = queries::find(conn, id, owner(principal)).await?;
+    order.ok_or_else(ApiError::not_found)
+}
+
+/// Whose orders a principal may see: its own, or everybody's.
+fn owner(principal: &Principal) -> Option<Uuid> {
+    match principal.role {
+        Role::Customer => Some(principal.user_id),
+        Role::Admin => None,
+    }
+}

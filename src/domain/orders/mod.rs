@@ -1,0 +1,28 @@
+//! Orders: placed once, paid, shipped, completed or cancelled, with a trail of events.
+//!
+//! An order, its lines, the stock it takes, its event and the answer to its `Idempotency-Key`
+//! are written by one transaction (`service::place`).
+
+mod handlers;
+mod model;
+mod queries;
+mod service;
+mod status;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use self::{
+    service::{advance, mark_paid},
+    status::Status,
+};
+use crate::state::AppState;
+
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(handlers::list_orders, handlers::create_order))
+        .routes(routes!(handlers::get_order))
+        .routes(routes!(handlers::cancel_order))
+        .routes(routes!(handlers::ship_order))
+        .routes(routes!(handlers::complete_order))
+        .routes(routes!(handlers::list_order_events))
+}

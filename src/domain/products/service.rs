@@ -1,0 +1,135 @@
+//! Use cases of products that are more than one statement.
+
+use http::StatusCode;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    model::{AdjustStock, CreateProduct, Product, ProductResponse, StockResponse, UpdateProduct},
+    queries,
+    stock::{StockChange, forget_cached, update_availability},
+};
+use crate::{
+    platform::{
+        db::{OnConstraint, Tx},
+        events::{self, NewEvent},
+        http::{
+            error::ApiError,
+            etag::{self, IfMatch},
+        },
+        idempotency::{Begun, Claim, Reply},
+    },
+    state::AppState,
+};
+
+/// # Errors
+/// 409 when the SKU is taken, 422 for a negative stock.
+pub(super) async fn create(
+    app: &AppState,
+    claim: Option<&Claim>,
+    new: &CreateProduct,
+) -> Result<Reply, ApiError> {
+    if new.stock.get() < 0 {
+        return Err(ApiError::invalid("/stock", "invalid", "must not be negative"));
+    }
+    let mut once = match app.idempotency.begin(claim).await? {
+        Begun::Replay(reply) => return Ok(reply),
+        Begun::Run(once) => once,
+    };
+    let inserted = queries::insert(&mut once.tx, new).await;
+    let product = inserted.on_constraint("products_sku_key", sku_taken)?;
+    emit(&mut once.tx, "product.created", &product).await?;
+    let (location, etag) =
+        (format!("/v1/products/{}", product.id), etag::of_version(product.version));
+    let reply = Reply::new(StatusCode::CREATED, &ProductResponse::from(product))?;
+    Ok(once.finish(reply.location(location).etag(etag)).await?)
+}
+
+/// # Errors
+/// 404, 409 when the SKU is taken, 412.
+pub(super) async fn update(
+    app: &AppState,
+    id: Uuid,
+    if_match: &IfMatch,
+    change: &UpdateProduct,
+) -> Result<Product, ApiError> {
+    let mut tx = app.db.begin().await?;
+    let version = queries::find_version_for_update(&mut tx, id).await?;
+    if_match.check(version.ok_or_else(ApiError::not_found)?)?;
+    let updated = queries::update(&mut tx, id, change).await;
+    let product = updated.on_constraint("products_sku_key", sku_taken)?;
+    emit(&mut tx, "product.updated", &product).await?;
+    tx.commit().await?;
+    forget_cached(app, &[id]).await;
+    Ok(product)
+}
+
+/// Takes a product out of the catalogue; old orders keep it.
+///
+/// # Errors
+/// 404, 412.
+pub(super) async fn archive(app: &AppState, id: Uuid, if_match: &IfMatch) -> Result<(), ApiError> {
+    let mut tx = app.db.begin().await?;
+    let version = queries::find_version_for_update(&mut tx, id).await?;
+    if_match.check(version.ok_or_else(ApiError::not_found)?)?;
+    let version = queries::archive(&mut tx, id).await?;
+    let event = NewEvent {
+        kind: "product.archived",
+        subject_id: id,
+        sequence: version,
+        customer_id: None,
+        data: &json!({ "product_id": id }),
+    };
+    events::emit(&mut tx, &event).await?;
+    tx.commit().await?;
+    forget_cached(app, &[id]).await;
+    Ok(())
+}
+
+/// # Errors
+/// 404, 409 when the stock would fall below zero.
+pub(super) async fn adjust_stock(
+    app: &AppState,
+    claim: Option<&Claim>,
+    id: Uuid,
+    input: &AdjustStock,
+) -> Result<Reply, ApiError> {
+    let mut once = match app.idempotency.begin(claim).await? {
+        Begun::Replay(reply) => return Ok(reply),
+        Begun::Run(once) => once,
+    };
+    let delta = input.delta.get();
+    let adjusted = queries::adjust_stock(&mut once.tx, id, delta).await;
+    let after = adjusted
+        .on_constraint("inventory_on_hand_is_not_negative", || {
+            ApiError::conflict("insufficient_stock", "There are not that many units.")
+        })?
+        .ok_or_else(ApiError::not_found)?;
+    let change = StockChange { product_id: id, before: after - delta, after };
+    let stale = update_availability(&mut once.tx, [change]).await?;
+    let body = StockResponse { product_id: id, stock: after };
+    let reply = once.finish(Reply::new(StatusCode::OK, &body)?).await?;
+    forget_cached(app, &stale).await;
+    Ok(reply)
+}
+
+async fn emit(tx: &mut Tx, kind: &'static str, product: &Product) -> Result<(), sqlx::Error> {
+    let event = NewEvent {
+        kind,
+        subject_id: product.id,
+        sequence: product.version,
+        customer_id: None,
+        data: &json!({
+            "product_id": product.id,
+            "sku": product.sku,
+            "name": product.name,
+            "unit_amount": product.unit_amount,
+            "currency": product.currency,
+        }),
+    };
+    events::emit(tx, &event).await
+}
+
+fn sku_taken() -> ApiError {
+    ApiError::conflict("sku_taken", "Another product has this SKU.")
+}

@@ -1,0 +1,139 @@
+//! Statements on `users`.
+
+use uuid::Uuid;
+
+use super::model::{Email, NewUser, User};
+use crate::platform::db::Conn;
+
+pub async fn insert(conn: &mut Conn, new: &NewUser<'_>) -> Result<User, sqlx::Error> {
+    sqlx::query_as!(
+        User,
+        "insert into users (id, email, name, role, password_hash) values ($1, $2, $3, $4, $5)
+         returning id, email, name, role, avatar_url, version, created_at",
+        Uuid::now_v7(),
+        new.email.as_str(),
+        new.name.as_str(),
+        new.role,
+        new.password_hash,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Makes an administrator of whoever has the address; the password stays.
+pub(super) async fn promote(conn: &mut Conn, email: &Email) -> Result<Option<User>, sqlx::Error> {
+    sqlx::query_as!(
+        User,
+        "update users set role = 'admin', version = version + 1, updated_at = now()
+         where email = $1
+         returning id, email, name, role, avatar_url, version, created_at",
+        email.as_str(),
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+pub async fn find(conn: &mut Conn, id: Uuid) -> Result<Option<User>, sqlx::Error> {
+    sqlx::query_as!(
+        User,
+        "select id, email, name, role, avatar_url, version, created_at from users where id = $1",
+        id,
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+pub(super) async fn find_by_email(
+    conn: &mut Conn,
+    email: &Email,
+) -> Result<Option<User>, sqlx::Error> {
+    sqlx::query_as!(
+        User,
+        "select id, email, name, role, avatar_url, version, created_at from users
+         where email = $1",
+        email.as_str(),
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// The user with an address, and the hash of its password.
+pub async fn find_credentials(
+    conn: &mut Conn,
+    email: &Email,
+) -> Result<Option<(User, String)>, sqlx::Error> {
+    let row = sqlx::query!(
+        "select id, email, name, role, avatar_url, version, created_at, password_hash
+         from users where email = $1",
+        email.as_str(),
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| {
+        let user = User {
+            id: row.id,
+            email: row.email,
+            name: row.name,
+            role: row.role,
+            avatar_url: row.avatar_url,
+            version: row.version,
+            created_at: row.created_at,
+        };
+        (user, row.password_hash)
+    }))
+}
+
+pub async fn find_password_hash(conn: &mut Conn, id: Uuid) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!("select password_hash from users where id = $1", id)
+        .fetch_optional(conn)
+        .await
+}
+
+pub async fn set_password_hash(conn: &mut Conn, id: Uuid, hash: &str) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update users set password_hash = $2, updated_at = now() where id = $1",
+        id,
+        hash,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// `None` if the version is no longer `version`.
+pub(super) async fn update(
+    conn: &mut Conn,
+    id: Uuid,
+    version: i32,
+    name: Option<&str>,
+) -> Result<Option<User>, sqlx::Error> {
+    sqlx::query_as!(
+        User,
+        "update users
+         set name = coalesce($3, name), version = version + 1, updated_at = now()
+         where id = $1 and version = $2
+         returning id, email, name, role, avatar_url, version, created_at",
+        id,
+        version,
+        name,
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// Newest first, from behind `before`.
+pub(super) async fn list_page(
+    conn: &mut Conn,
+    before: Uuid,
+    limit: i64,
+) -> Result<Vec<User>, sqlx::Error> {
+    sqlx::query_as!(
+        User,
+        "select id, email, name, role, avatar_url, version, created_at from users
+         where id < $1 order by id desc limit $2",
+        before,
+        limit,
+    )
+    .fetch_all(conn)
+    .await
+}
