@@ -1,35 +1,28 @@
 //! Demo data, so that a newcomer finds a shop with something in it.
 
-use std::fs;
-
 use crate::api::Shoal;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::net::post_json;
-use crate::site::{Site, repository};
+use crate::site::repository;
 
 /// Log-in names and passwords of the demo accounts. They exist on loopback only.
 const ADMIN: (&str, &str) = ("admin@shoal.test", "lantern-keeper-41");
 const CUSTOMER: (&str, &str) = ("ada@shoal.test", "drifting-kelp-27");
 
-/// Loads the products, and makes the administrator the first time.
-pub(crate) fn load(site: &Site, shoal: &Shoal) -> Result<()> {
+/// Loads the products and makes the administrator; again, it changes nothing.
+pub(crate) fn load(shoal: &Shoal) -> Result<()> {
     let products = repository().join("lab/demo/products.csv");
     shoal.run(
         &["import", "products", &products.to_string_lossy()],
         "",
         "load the demo products",
     )?;
-    // Beside the primary's data, and so gone with it.
-    let marker = site.data("demo-admin.made");
-    if !marker.exists() {
-        let (email, password) = ADMIN;
-        shoal.run(
-            &["admin", "create", "--email", email, "--name", "Admin"],
-            &format!("{password}\n"),
-            "make the demo administrator",
-        )?;
-        fs::write(&marker, "").cannot(|| format!("write {}", marker.display()))?;
-    }
+    let (email, password) = ADMIN;
+    shoal.run(
+        &["admin", "create", "--email", email, "--name", "Admin"],
+        &format!("{password}\n"),
+        "make the demo administrator",
+    )?;
     Ok(())
 }
 

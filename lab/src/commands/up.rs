@@ -138,7 +138,7 @@ impl Front {
         shoal.run(&["migrate"], "", "run the migrations")?;
         step.done();
         let step = progress.step("Demo products and administrator");
-        demo::load(site, &shoal)?;
+        demo::load(&shoal)?;
         step.done();
 
         let step = progress.step(format!("{} API replicas", ports.apis.len()));

@@ -1,4 +1,8 @@
 //! The servers as the lab configures them, for real. `cargo lab test` installs what they need.
+#![allow(
+    clippy::expect_used,
+    reason = "the lints allow it in test functions, and these files are all test"
+)]
 
 mod nginx;
 mod postgres;
