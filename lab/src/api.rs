@@ -28,6 +28,13 @@ impl Shoal {
         Self { binary: binary.to_owned(), env: environment(topology, database) }
     }
 
+    /// With a setting of its own.
+    #[must_use]
+    pub fn with_setting(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// With a key to sign tokens, made the first time.
     pub fn with_signing_key(mut self, site: &Site) -> Result<Self> {
         let key = site.dir().join("jwt.pem");
@@ -71,9 +78,10 @@ impl Api {
             // delay would only keep whoever pressed Ctrl-C waiting.
             ("SHOAL_DRAIN_DELAY_MS", "0"),
         ];
-        let launch =
-            site.launch_as_self(name, &shoal.binary).arg("serve").env(shoal.env.iter().cloned());
-        let launch = launch.env(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let launch = site.launch_as_self(name, &shoal.binary).arg("serve");
+        // Last, so that `with_setting` can replace what the lab would set.
+        let launch = launch.env(own).env(shoal.env.iter().cloned());
         let mut api = Self { process: Process::start(launch)?, port };
         let number = api.port();
         let request = "GET /health/ready HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";
