@@ -28,9 +28,6 @@ use crate::{
     state::AppState,
 };
 
-/// Tokens must not be kept by any cache (RFC 6749, 5.1).
-const NO_STORE: [(header::HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
-
 /// Make an account and log in
 #[utoipa::path(post, path = "/v1/auth/register", tag = "auth", request_body = Register,
     responses((status = 201, body = RegisterResponse), (status = 409, body = Problem),
@@ -43,7 +40,7 @@ pub(super) async fn register(
     let (user, tokens) = service::register(&app, input, &origin).await?;
     let body = Json(RegisterResponse { user: user.into(), tokens });
     let location = [(header::LOCATION, "/v1/users/me")];
-    Ok((StatusCode::CREATED, NO_STORE, location, body).into_response())
+    Ok((StatusCode::CREATED, location, body).into_response())
 }
 
 /// Log in
@@ -56,7 +53,7 @@ pub(super) async fn login(
     json::Json(input): json::Json<Login>,
 ) -> Result<Response, ApiError> {
     let tokens = service::login(&app, input, &origin).await?;
-    Ok((NO_STORE, Json(tokens)).into_response())
+    Ok(Json(tokens).into_response())
 }
 
 /// Trade a refresh token for new tokens
@@ -67,7 +64,7 @@ pub(super) async fn refresh(
     json::Json(input): json::Json<Refresh>,
 ) -> Result<Response, ApiError> {
     let tokens = service::refresh(&app, &input.refresh_token).await?;
-    Ok((NO_STORE, Json(tokens)).into_response())
+    Ok(Json(tokens).into_response())
 }
 
 /// End this session
@@ -93,7 +90,7 @@ pub(super) async fn list_sessions(
         .into_iter()
         .map(|session| SessionResponse::new(session, principal.session_id))
         .collect();
-    Ok((NO_STORE, Json(SessionList { data })).into_response())
+    Ok(Json(SessionList { data }).into_response())
 }
 
 /// End one of one's sessions

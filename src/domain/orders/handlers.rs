@@ -91,7 +91,7 @@ pub(super) async fn get_order(
     let order = find(&mut conn, id, &principal).await?;
     let items = queries::find_items(&mut conn, &[id]).await?.remove(&id).unwrap_or_default();
     let etag = etag::of_version(order.version);
-    let head = [(header::ETAG, etag.clone()), (header::CACHE_CONTROL, "no-store".to_owned())];
+    let head = [(header::ETAG, etag.clone())];
     if etag::matches_none(&headers, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, head).into_response());
     }

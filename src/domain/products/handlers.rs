@@ -170,7 +170,7 @@ pub(super) async fn get_stock(
     let stock = queries::find_stock(&mut conn, id).await?;
     let stock = stock.ok_or_else(ApiError::not_found)?;
     let body = Json(StockResponse { product_id: id, stock });
-    Ok(([(header::CACHE_CONTROL, "no-store")], body).into_response())
+    Ok(body.into_response())
 }
 
 /// Add to or take from the stock

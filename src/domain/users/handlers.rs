@@ -102,7 +102,7 @@ pub(super) async fn list_users(
 
 fn respond(user: User, headers: &HeaderMap) -> Response {
     let etag = etag::of_version(user.version);
-    let head = [(header::ETAG, etag.clone()), (header::CACHE_CONTROL, "no-store".to_owned())];
+    let head = [(header::ETAG, etag.clone())];
     if etag::matches_none(headers, &etag) {
         return (StatusCode::NOT_MODIFIED, head).into_response();
     }

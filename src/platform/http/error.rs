@@ -76,7 +76,7 @@ impl ApiError {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
-            "A valid access token is needed: `Authorization: Bearer <token>`.",
+            "Valid credentials are needed: log in, then send `Authorization: Bearer <token>`.",
         )
     }
 

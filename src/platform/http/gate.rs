@@ -118,7 +118,10 @@ pub async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) ->
     } else {
         too_many_requests(&decision).into_response()
     };
-    gate.write_headers(response.headers_mut(), &decision);
+    let headers = response.headers_mut();
+    gate.write_headers(headers, &decision);
+    // What is public says so; everything else is somebody's.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 

@@ -86,7 +86,6 @@ impl IntoResponse for Reply {
         let mut response = (self.status, self.body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(location) = self.location {
             headers.insert(header::LOCATION, header_value(&location));
         }

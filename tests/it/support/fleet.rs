@@ -1,0 +1,180 @@
+//! Replicas of the API within the test's own process: real listeners, real servers behind them,
+//! a state of their own each.
+
+use std::{collections::HashMap, net::SocketAddr, sync::OnceLock};
+
+use lab::{redis::Redis, site::Site};
+use shoal::{app, config::Config, platform::shutdown::Tasks, state::AppState};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use super::{Client, Database, topology, unique};
+
+/// Replicas that share a database, a Redis prefix and a signing key.
+pub struct Fleet {
+    pub database: Database,
+    /// A client that goes round the replicas.
+    pub client: Client,
+    pub replicas: Vec<Replica>,
+    /// A Redis of one's own, for tests that stop or flush it.
+    pub redis: Option<Redis>,
+}
+
+pub struct Replica {
+    pub address: SocketAddr,
+    pub app: AppState,
+    shutdown: Option<oneshot::Sender<()>>,
+    served: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+/// How a fleet is to be.
+pub struct FleetBuilder {
+    replicas: usize,
+    settings: HashMap<String, String>,
+    own_redis: bool,
+}
+
+impl Fleet {
+    /// One replica with the settings of the tests.
+    pub async fn one() -> Self {
+        Self::of(1).start().await
+    }
+
+    pub fn of(replicas: usize) -> FleetBuilder {
+        FleetBuilder { replicas, settings: HashMap::new(), own_redis: false }
+    }
+
+    /// A client that only talks to one replica.
+    pub fn only(&self, replica: usize) -> Client {
+        self.client.with_addresses(vec![self.replicas[replica].address])
+    }
+
+    /// The library's state of the first replica, for what no route offers.
+    pub fn app(&self) -> &AppState {
+        &self.replicas[0].app
+    }
+}
+
+impl FleetBuilder {
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.settings.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// With a Redis that the test may stop, flush or fill.
+    pub fn own_redis(mut self) -> Self {
+        self.own_redis = true;
+        self
+    }
+
+    pub async fn start(self) -> Fleet {
+        let database = Database::create().await;
+        let redis = self.own_redis.then(start_redis);
+        let mut settings = environment(&database.name);
+        if let Some(redis) = &redis {
+            settings.insert("REDIS_URL".to_owned(), redis.url());
+        }
+        settings.extend(self.settings);
+        let mut replicas = Vec::with_capacity(self.replicas);
+        for _ in 0..self.replicas {
+            replicas.push(Replica::start(&settings).await);
+        }
+        let addresses = replicas.iter().map(|replica| replica.address).collect();
+        let client = Client::new(addresses);
+        for replica in 0..self.replicas {
+            client.with_addresses(vec![replicas[replica].address]).until_ready().await;
+        }
+        Fleet { database, client, replicas, redis }
+    }
+}
+
+impl Replica {
+    async fn start(settings: &HashMap<String, String>) -> Self {
+        let config = Config::read(&|name: &str| settings.get(name).cloned()).unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = AppState::new(&config, Tasks::default()).await.unwrap();
+        let (shutdown, stopped) = oneshot::channel::<()>();
+        let state = app.clone();
+        let served = tokio::spawn(async move {
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            app::run((listener, None), state, &config.http, stopped).await
+        });
+        Self { address, app, shutdown: Some(shutdown), served: Some(served) }
+    }
+
+    /// Drains and ends the replica, as SIGTERM does.
+    pub async fn stop(&mut self) {
+        drop(self.shutdown.take());
+        if let Some(served) = self.served.take() {
+            served.await.unwrap().unwrap();
+        }
+    }
+}
+
+fn start_redis() -> Redis {
+    let name = unique("redis");
+    let site = Site::scratch(&topology().scratch_dir(&name)).unwrap();
+    Redis::start(&site, "redis", lab::ports::Port::free().unwrap()).unwrap()
+}
+
+/// The settings of a replica: the lab's servers, generous limits, no drain delay.
+pub fn environment(database: &str) -> HashMap<String, String> {
+    static KEY: OnceLock<String> = OnceLock::new();
+    let key = KEY.get_or_init(|| shoal::platform::tokens::generate_key().unwrap());
+    let topology = topology();
+    let s3 = topology.s3.clone();
+    [
+        ("DATABASE_URL", topology.app_url(database)),
+        ("DATABASE_REPLICA_URLS", topology.app_replica_urls(database).join(",")),
+        ("REDIS_URL", topology.redis_url.clone()),
+        ("SHOAL_REDIS_PREFIX", database.to_owned()),
+        ("S3_BUCKET", s3.bucket),
+        ("S3_ENDPOINT", s3.endpoint),
+        ("SHOAL_S3_PATH_STYLE", "true".to_owned()),
+        ("AWS_ACCESS_KEY_ID", s3.access_key),
+        ("AWS_SECRET_ACCESS_KEY", s3.secret_key),
+        ("JWT_PRIVATE_KEYS", key.clone()),
+        ("TRUSTED_PROXIES", "127.0.0.1/32".to_owned()),
+        // Tests that are not about limits must not meet them.
+        ("SHOAL_RATE_LIMIT_DEFAULT", "1000000/60".to_owned()),
+        ("SHOAL_RATE_LIMIT_LOGIN_IP", "1000000/60".to_owned()),
+        ("SHOAL_DRAIN_DELAY_MS", "0".to_owned()),
+        // Many fleets share one Postgres.
+        ("SHOAL_DB_POOL_SIZE", "5".to_owned()),
+        // The machine that runs all tests at once is slower than any that serves.
+        ("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "5000".to_owned()),
+        ("SHOAL_REDIS_TIMEOUT_MS", "2000".to_owned()),
+        ("SHOAL_REQUEST_TIMEOUT_MS", "20000".to_owned()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+impl Fleet {
+    /// Empties this fleet's own Redis.
+    pub async fn flush_redis(&self) {
+        self.redis_command("FLUSHALL").await;
+    }
+
+    pub async fn redis_command(&self, command: &str) {
+        let url = self.redis.as_ref().expect("built with own_redis()").url();
+        let client = deadpool_redis::redis::Client::open(url).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let command = deadpool_redis::redis::cmd(command);
+        command.query_async::<()>(&mut connection).await.unwrap();
+    }
+
+    /// A new administrator, logged in.
+    pub async fn admin(&self) -> Client {
+        use shoal::domain::users::{Email, Name, create_admin};
+        let email = format!("{}@shoal.test", unique("admin"));
+        self.client.register_as(&email).await;
+        let (parsed, name) = (Email::try_from(email.clone()), Name::try_from("Admin".to_owned()));
+        create_admin(&self.app().db, &parsed.unwrap(), &name.unwrap(), "").await.unwrap();
+        let reply = self.client.login(&email, super::client::PASSWORD).await.expect(200);
+        self.client.with_token(reply["access_token"].as_str().unwrap())
+    }
+}

@@ -1,0 +1,26 @@
+//! What the tests share: a database of one's own, replicas in front of it, and a client whose
+//! methods are named after requests.
+
+mod client;
+mod database;
+mod fleet;
+
+pub use self::{
+    client::{Client, PASSWORD, Reply, order},
+    database::Database,
+    fleet::{Fleet, FleetBuilder},
+};
+
+use lab::topology::Topology;
+use std::sync::OnceLock;
+
+/// The servers that `cargo lab test` has started for this process.
+pub fn topology() -> &'static Topology {
+    static TOPOLOGY: OnceLock<Topology> = OnceLock::new();
+    TOPOLOGY.get_or_init(|| Topology::from_env().unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// A name that nothing else has: for databases, keys and addresses.
+pub fn unique(prefix: &str) -> String {
+    format!("{prefix}_{}", uuid::Uuid::now_v7().simple())
+}
