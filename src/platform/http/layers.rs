@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::{
     error::ApiError,
+    json::BodyTimeout,
     route_metrics::{RouteMetrics, UNKNOWN_ROUTE},
 };
 use crate::platform::{
@@ -56,6 +57,8 @@ const HSTS: HeaderValue = HeaderValue::from_static("max-age=63072000; includeSub
 pub struct Config {
     /// For any request; a client may ask for less.
     pub request_timeout: Duration,
+    /// For the body of a request to arrive.
+    pub body_timeout: Duration,
     pub cors_origins: Vec<HeaderValue>,
 }
 
@@ -64,6 +67,7 @@ struct Edge {
     metrics: Arc<RouteMetrics>,
     tasks: Tasks,
     request_timeout: Duration,
+    body_timeout: BodyTimeout,
 }
 
 /// Puts the stack around `router`.
@@ -80,6 +84,7 @@ pub fn apply(
         metrics: Arc::new(RouteMetrics::new(metrics)?),
         tasks: tasks.clone(),
         request_timeout: config.request_timeout,
+        body_timeout: BodyTimeout(config.body_timeout),
     };
     let router = if config.cors_origins.is_empty() {
         router
@@ -106,8 +111,9 @@ fn is_unlogged(route: &str) -> bool {
     route == "/metrics" || route.starts_with("/health")
 }
 
-async fn observe(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+async fn observe(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
+    request.extensions_mut().insert(edge.body_timeout);
     let in_flight = edge.metrics.start();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or(UNKNOWN_ROUTE, MatchedPath::as_str);
