@@ -9,6 +9,7 @@ mod auth;
 mod catalogue;
 mod errors;
 mod failure;
+mod hostile;
 mod idempotency;
 mod limits;
 mod operations;
