@@ -7,6 +7,7 @@ mod support;
 
 mod auth;
 mod catalogue;
+mod cli;
 mod errors;
 mod failure;
 mod hostile;

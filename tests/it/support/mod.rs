@@ -8,7 +8,7 @@ mod fleet;
 pub use self::{
     client::{Client, PASSWORD, Reply, order},
     database::Database,
-    fleet::{Fleet, FleetBuilder},
+    fleet::{Fleet, FleetBuilder, environment},
 };
 
 use lab::topology::Topology;
