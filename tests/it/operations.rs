@@ -57,9 +57,12 @@ async fn a_dependency_that_is_down_degrades_and_does_not_unready() {
     fleet.client.get("/v1/products").await.expect(200);
 }
 
+/// Labels and value of each series, by name.
+type Samples = HashMap<String, Vec<(String, f64)>>;
+
 /// `name{labels} value` lines by name, with the declared type of each family.
-fn parse_metrics(text: &str) -> (HashMap<String, Vec<(String, f64)>>, BTreeMap<String, String>) {
-    let mut samples: HashMap<String, Vec<(String, f64)>> = HashMap::new();
+fn parse_metrics(text: &str) -> (Samples, BTreeMap<String, String>) {
+    let mut samples = Samples::new();
     let mut families = BTreeMap::new();
     for line in text.lines() {
         if let Some(declared) = line.strip_prefix("# TYPE ") {

@@ -100,7 +100,7 @@ impl Source {
             .collect();
         for (at, _) in code.match_indices("crate::") {
             let start = &code[at..];
-            let end = start.find(|c: char| c == ';' || c == '(' || c == '<').unwrap_or(start.len());
+            let end = start.find([';', '(', '<']).unwrap_or(start.len());
             expand("", &start[..end], &mut paths);
         }
         paths
