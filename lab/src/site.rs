@@ -37,7 +37,7 @@ impl Site {
             make_dir(&dir.join(sub))?;
         }
         let dir = fs::canonicalize(dir).cannot(|| format!("find {}", dir.display()))?;
-        let secrets = Secrets::load_or_create(&dir.join("secrets.json"))?;
+        let secrets = Secrets::load_or_create(&dir.join("secrets.json"), has_data(&dir))?;
         let account = Account::for_servers()?;
         let site = Self { dir, binaries, account, secrets, profile };
         site.own(&site.dir.join("data"))?;
@@ -126,6 +126,14 @@ impl Site {
     pub(crate) fn own(&self, path: &Path) -> Result<()> {
         self.account.as_ref().map_or(Ok(()), |account| account.own(path))
     }
+}
+
+/// Whether a database was ever finished here.
+fn has_data(dir: &Path) -> bool {
+    let entries = fs::read_dir(dir.join("data")).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .any(|path| path.extension().is_some_and(|kind| kind == "complete"))
 }
 
 /// The root of the repository that this lab was built from.

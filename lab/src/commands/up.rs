@@ -42,6 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
     let (binaries, dir) = super::set_up(super::UP, &progress)?;
     let _lock = Lock::take(&dir)?.ok_or_else(|| already_running(&dir))?;
     state::stop_orphans(&dir, &progress);
+    table::clear(&dir);
     if options.fresh {
         wipe(&dir)?;
     }
