@@ -19,7 +19,7 @@ const OF_THE_LAB: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
 
 /// Builds the API. For the whole workspace, because cargo adds up the features of what it is asked to
 /// build: another selection than that of the tests would compile most dependencies a second time.
-pub(crate) const BUILD_API: [&str; 4] = ["build", "--workspace", "--bin", "shoal"];
+const BUILD_API: [&str; 4] = ["build", "--workspace", "--bin", "shoal"];
 
 /// `cargo ARGS`, in the repository.
 pub(crate) fn cargo(args: &[&str]) -> Command {
@@ -34,6 +34,17 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
         }
     }
     command
+}
+
+/// Builds the API, with what a newcomer to sqlx's checked queries needs to know if that fails.
+pub(crate) fn build_api(release: bool) -> Result<()> {
+    let mut command = cargo(&BUILD_API);
+    if release {
+        command.arg("--release");
+    }
+    run(&mut command, "build the API").map_err(|error| {
+        error.way_out("after a change of a query or a migration, `cargo lab prepare` renews .sqlx/")
+    })
 }
 
 /// Runs it to its end; cargo itself shows what it does.
