@@ -27,10 +27,14 @@ pub struct Replica {
 }
 
 /// How a fleet is to be.
+#[derive(Default)]
 pub struct FleetBuilder {
     replicas: usize,
     settings: HashMap<String, String>,
     own_redis: bool,
+    /// Ports of PgBouncers to use instead of the lab's.
+    primary_pooler: Option<u16>,
+    replica_pooler: Option<u16>,
 }
 
 impl Fleet {
@@ -40,7 +44,7 @@ impl Fleet {
     }
 
     pub fn of(replicas: usize) -> FleetBuilder {
-        FleetBuilder { replicas, settings: HashMap::new(), own_redis: false }
+        FleetBuilder { replicas, settings: HashMap::new(), ..FleetBuilder::default() }
     }
 
     /// A client that only talks to one replica.
@@ -66,12 +70,30 @@ impl FleetBuilder {
         self
     }
 
+    /// With the primary behind another PgBouncer, which the test may stop.
+    pub fn primary_pooler(mut self, port: u16) -> Self {
+        self.primary_pooler = Some(port);
+        self
+    }
+
+    /// With one replica, behind another PgBouncer, which the test may stop.
+    pub fn replica_pooler(mut self, port: u16) -> Self {
+        self.replica_pooler = Some(port);
+        self
+    }
+
     pub async fn start(self) -> Fleet {
         let database = Database::create().await;
         let redis = self.own_redis.then(start_redis);
         let mut settings = environment(&database.name);
         if let Some(redis) = &redis {
             settings.insert("REDIS_URL".to_owned(), redis.url());
+        }
+        let names = ["DATABASE_URL", "DATABASE_REPLICA_URLS"];
+        for (name, port) in names.into_iter().zip([self.primary_pooler, self.replica_pooler]) {
+            if let Some(port) = port {
+                settings.insert(name.to_owned(), pooled_url(port, &database.name));
+            }
         }
         settings.extend(self.settings);
         let mut replicas = Vec::with_capacity(self.replicas);
@@ -115,8 +137,13 @@ impl Replica {
 
 fn start_redis() -> Redis {
     let name = unique("redis");
-    let site = Site::scratch(&topology().scratch_dir(&name)).unwrap();
+    let site = Site::beside(topology(), &name).unwrap();
     Redis::start(&site, "redis", lab::ports::Port::free().unwrap()).unwrap()
+}
+
+fn pooled_url(port: u16, database: &str) -> String {
+    let app = &topology().app;
+    format!("postgres://{}:{}@127.0.0.1:{port}/{database}", app.user, app.password)
 }
 
 /// The settings of a replica: the lab's servers, generous limits, no drain delay.

@@ -2,13 +2,15 @@
 //! methods are named after requests.
 
 mod client;
+mod cluster;
 mod database;
 mod fleet;
 
 pub use self::{
     client::{Client, PASSWORD, Reply, order},
+    cluster::Cluster,
     database::Database,
-    fleet::{Fleet, FleetBuilder},
+    fleet::Fleet,
 };
 
 use lab::topology::Topology;
