@@ -17,7 +17,7 @@ pub struct Cluster {
     /// Talks to nginx.
     pub client: Client,
     pub replicas: Vec<Api>,
-    pub nginx: Nginx,
+    _nginx: Nginx,
     shoal: Shoal,
 }
 
@@ -44,7 +44,7 @@ impl Cluster {
         let upstreams: Vec<SocketAddr> = replicas.iter().map(address).collect();
         let nginx = Nginx::start(&site, "nginx", Port::free().unwrap(), &upstreams).unwrap();
         let client = Client::new(vec![SocketAddr::from(([127, 0, 0, 1], nginx.port()))]);
-        Self { database, client, replicas, nginx, shoal }
+        Self { database, client, replicas, _nginx: nginx, shoal }
     }
 
     /// A new administrator, logged in.
