@@ -22,8 +22,8 @@ impl Load {
     /// Every answer must be a success; a broken connection panics in the client.
     fn start(clients: &[Client], product: Uuid) -> Self {
         let mut load = Self { stop: Arc::default(), sent: Arc::default(), tasks: JoinSet::new() };
-        for client in clients.iter().cloned() {
-            let (stop, sent) = (load.stop.clone(), load.sent.clone());
+        for client in clients {
+            let (client, stop, sent) = (client.clone(), load.stop.clone(), load.sent.clone());
             load.tasks.spawn(async move {
                 for turn in 0_usize.. {
                     if stop.load(Ordering::Relaxed) {
@@ -107,7 +107,7 @@ async fn orders_of(clients: &[Client]) -> usize {
 
 #[tokio::test]
 async fn what_is_in_flight_is_finished_while_draining() {
-    let mut fleet = Fleet::of(1).set("SHOAL_DRAIN_DELAY_MS", 300).start().await;
+    let mut fleet = Fleet::of(1).set("SHOAL_DRAIN_DELAY_MS", "300").start().await;
     let product = fleet.admin().await.create_product(10, 100).await;
     let customer = fleet.client.register().await;
     // A lock on the product's stock holds the order up until we let go of it.
@@ -152,7 +152,7 @@ async fn until_waiting_for_a_lock(fleet: &Fleet) {
 
 #[tokio::test]
 async fn the_cap_ends_a_request_that_does_not() {
-    let mut fleet = Fleet::of(1).set("SHOAL_DRAIN_CAP_MS", 200).start().await;
+    let mut fleet = Fleet::of(1).set("SHOAL_DRAIN_CAP_MS", "200").start().await;
     let product = fleet.admin().await.create_product(10, 100).await;
     let customer = fleet.client.register().await;
     let mut connection = fleet.database.connect().await;

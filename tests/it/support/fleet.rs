@@ -59,8 +59,8 @@ impl Fleet {
 }
 
 impl FleetBuilder {
-    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
-        self.settings.insert(name.to_owned(), value.to_string());
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.insert(name.to_owned(), value.to_owned());
         self
     }
 
@@ -102,8 +102,8 @@ impl FleetBuilder {
         }
         let addresses = replicas.iter().map(|replica| replica.address).collect();
         let client = Client::new(addresses);
-        for replica in 0..self.replicas {
-            client.with_addresses(vec![replicas[replica].address]).until_ready().await;
+        for replica in &replicas {
+            client.with_addresses(vec![replica.address]).until_ready().await;
         }
         Fleet { database, client, replicas, redis }
     }
