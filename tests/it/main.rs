@@ -21,6 +21,7 @@ mod limits;
 mod operations;
 mod orders;
 mod plans;
+mod pool;
 mod products;
 mod replay;
 mod scale;

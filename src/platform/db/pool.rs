@@ -92,7 +92,8 @@ impl Pool {
         let connections = managed::Pool::builder(Connector { options })
             .runtime(Runtime::Tokio1)
             .max_size(size)
-            .create_timeout(Some(acquire_timeout))
+            // Together with the wait for a turn, at most one and a half of it.
+            .create_timeout(Some(acquire_timeout / 2))
             .build()?;
         Ok(Self { name, connections, acquire_timeout, acquire_seconds })
     }
