@@ -1,15 +1,8 @@
 //! What users see when a part is away.
 
-use lab::{pgbouncer::PgBouncer, ports::Port, site::Site};
 use tokio::task::JoinSet;
 
-use crate::support::{Fleet, Reply, topology, unique};
-
-/// A PgBouncer of the test's own, in front of one of the lab's databases.
-fn pgbouncer(postgres_port: u16) -> PgBouncer {
-    let site = Site::beside(topology(), &unique("pgbouncer")).unwrap();
-    PgBouncer::start(&site, "pgbouncer", Port::free().unwrap(), postgres_port).unwrap()
-}
+use crate::support::{Fleet, Reply, pgbouncer, topology};
 
 /// The value of a counter in `/metrics`, 0 where it is missing.
 async fn metric(fleet: &Fleet, series: &str) -> u64 {

@@ -5,7 +5,7 @@ use std::{pin::pin, task::Poll};
 
 use shoal::platform::db::{Conn, Db, Error};
 
-use crate::support::Fleet;
+use crate::support::{Fleet, pgbouncer, topology};
 
 async fn fleet() -> Fleet {
     Fleet::of(1).set("SHOAL_DB_POOL_SIZE", "1").start().await
@@ -90,26 +90,20 @@ async fn a_transaction_with_a_failed_statement_is_not_committed_in_silence() {
     assert!(matches!(tx.commit().await, Err(Error::Aborted)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_was_cut_is_replaced() {
-    let fleet = fleet().await;
+    let mut pooler = pgbouncer(topology().primary.port);
+    let fleet =
+        Fleet::of(1).set("SHOAL_DB_POOL_SIZE", "1").primary_pooler(pooler.port()).start().await;
     let db = &fleet.app().db;
     let mut conn = db.primary().await.unwrap();
-    let pid = "select pg_backend_pid()";
-    let backend: i32 = sqlx::query_scalar(pid).fetch_one(&mut conn).await.unwrap();
-    let mut admin = fleet.database.connect().await;
-    sqlx::query("select pg_terminate_backend($1, 5000)")
-        .bind(backend)
-        .execute(&mut admin)
-        .await
-        .unwrap();
-    let broken = sqlx::query_scalar::<_, i32>(pid).fetch_one(&mut conn).await;
+    sqlx::query("select 1").execute(&mut conn).await.unwrap();
+    pooler.process().restart().unwrap();
+    assert!(sqlx::query("select 1").execute(&mut conn).await.is_err());
     drop(conn);
-    if broken.is_err() {
-        // Noticed by the query, so the next borrower does not meet it again.
-        let mut conn = db.primary().await.unwrap();
-        sqlx::query_scalar::<_, i32>(pid).fetch_one(&mut conn).await.unwrap();
-    }
+    // Right after, as in steady use: nothing pings it.
+    let mut conn = db.primary().await.unwrap();
+    sqlx::query("select 1").execute(&mut conn).await.unwrap();
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ pub use self::{
     fleet::Fleet,
 };
 
-use lab::topology::Topology;
+use lab::{pgbouncer::PgBouncer, ports::Port, site::Site, topology::Topology};
 use std::sync::OnceLock;
 
 /// The servers that `cargo lab test` has started for this process.
@@ -25,4 +25,10 @@ pub fn topology() -> &'static Topology {
 /// A name that nothing else has: for databases, keys and addresses.
 pub fn unique(prefix: &str) -> String {
     format!("{prefix}_{}", uuid::Uuid::now_v7().simple())
+}
+
+/// A PgBouncer of the test's own, in front of one of the lab's databases.
+pub fn pgbouncer(postgres_port: u16) -> PgBouncer {
+    let site = Site::beside(topology(), &unique("pgbouncer")).unwrap();
+    PgBouncer::start(&site, "pgbouncer", Port::free().unwrap(), postgres_port).unwrap()
 }
