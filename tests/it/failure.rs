@@ -2,7 +2,7 @@
 
 use tokio::task::JoinSet;
 
-use crate::support::{Fleet, Reply, pgbouncer, topology};
+use crate::support::{Fleet, Reply, pgbouncer, restart, topology, until};
 
 /// The value of a counter in `/metrics`, 0 where it is missing.
 async fn metric(fleet: &Fleet, series: &str) -> u64 {
@@ -33,7 +33,7 @@ async fn reads_move_to_the_primary_while_the_replicas_are_away_and_back_again() 
     until(async || metric(&fleet, REPLICA_UP).await == 0).await;
     read().await;
     assert_eq!((metric(&fleet, FROM_REPLICA).await, metric(&fleet, FROM_PRIMARY).await), (1, 1));
-    pooler.process().restart().unwrap();
+    restart(&mut pooler).await;
     until(async || metric(&fleet, REPLICA_UP).await == 1).await;
     read().await;
     assert_eq!((metric(&fleet, FROM_REPLICA).await, metric(&fleet, FROM_PRIMARY).await), (2, 1));
@@ -61,7 +61,7 @@ async fn a_restarted_pgbouncer_leaves_no_broken_connection_behind() {
     for reply in rush("before").await {
         assert!(reply.status < 300, "{reply:?}");
     }
-    pooler.process().restart().unwrap();
+    restart(&mut pooler).await;
     // At first some may be told to come back, but never anything worse.
     for reply in rush("during").await {
         assert!(matches!(reply.status, 200 | 201 | 503), "{reply:?}");
@@ -93,18 +93,7 @@ async fn without_the_primary_writes_are_refused_and_nothing_hangs() {
     assert_eq!(customer.get(&path).await.header("cache-status"), "shoal; hit");
     customer.get("/v1/products").await.expect(200);
     assert_eq!(customer.get("/health/ready").await.expect(200)["degraded"], true);
-    pooler.process().restart().unwrap();
+    restart(&mut pooler).await;
     until(async || customer.place_order("k", &[(product, 1)]).await.status == 201).await;
     assert_eq!(fleet.database.number("select count(*) from orders").await, 1);
-}
-
-/// A bounded wait for what becomes true by itself.
-async fn until(mut is_true: impl AsyncFnMut() -> bool) {
-    for _ in 0..600 {
-        if is_true().await {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    panic!("did not become true");
 }

@@ -5,7 +5,7 @@ use std::{pin::pin, task::Poll};
 
 use shoal::platform::db::{Conn, Db, Error};
 
-use crate::support::{Fleet, pgbouncer, topology};
+use crate::support::{Fleet, pgbouncer, restart, topology};
 
 async fn fleet() -> Fleet {
     Fleet::of(1).set("SHOAL_DB_POOL_SIZE", "1").start().await
@@ -55,6 +55,8 @@ async fn a_dropped_transaction_lets_go_of_its_locks_at_once() {
     drop(tx);
     // Nobody borrows the connection again: the lock must not wait for that.
     let mut other = fleet.database.connect().await;
+    // Less than the 5 s after which Postgres itself ends an idle transaction.
+    sqlx::query("set lock_timeout = '3s'").execute(&mut other).await.unwrap();
     sqlx::query("select from inventory where product_id = $1 for update")
         .bind(product)
         .execute(&mut other)
@@ -98,7 +100,7 @@ async fn a_connection_that_was_cut_is_replaced() {
     let db = &fleet.app().db;
     let mut conn = db.primary().await.unwrap();
     sqlx::query("select 1").execute(&mut conn).await.unwrap();
-    pooler.process().restart().unwrap();
+    restart(&mut pooler).await;
     assert!(sqlx::query("select 1").execute(&mut conn).await.is_err());
     drop(conn);
     // Right after, as in steady use: nothing pings it.

@@ -32,3 +32,21 @@ pub fn pgbouncer(postgres_port: u16) -> PgBouncer {
     let site = Site::beside(topology(), &unique("pgbouncer")).unwrap();
     PgBouncer::start(&site, "pgbouncer", Port::free().unwrap(), postgres_port).unwrap()
 }
+
+/// Stops it and starts it again. Returns once it accepts connections.
+pub async fn restart(pooler: &mut PgBouncer) {
+    pooler.process().restart().unwrap();
+    let address = ("127.0.0.1", pooler.port());
+    until(async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
+}
+
+/// A bounded wait for what becomes true by itself.
+pub async fn until(mut is_true: impl AsyncFnMut() -> bool) {
+    for _ in 0..600 {
+        if is_true().await {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("did not become true");
+}
