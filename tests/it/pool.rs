@@ -5,7 +5,7 @@ use std::{pin::pin, task::Poll};
 
 use shoal::platform::db::{Conn, Db, Error};
 
-use crate::support::{Fleet, pgbouncer, restart, topology};
+use crate::support::{Fleet, topology};
 
 async fn fleet() -> Fleet {
     Fleet::of(1).set("SHOAL_DB_POOL_SIZE", "1").start().await
@@ -92,20 +92,24 @@ async fn a_transaction_with_a_failed_statement_is_not_committed_in_silence() {
     assert!(matches!(tx.commit().await, Err(Error::Aborted)));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_connection_that_was_cut_is_replaced() {
-    let mut pooler = pgbouncer(topology().primary.port);
-    let fleet =
-        Fleet::of(1).set("SHOAL_DB_POOL_SIZE", "1").primary_pooler(pooler.port()).start().await;
+    // Without PgBouncer in between, the end of the backend is the end of the connection.
+    let port = topology().primary.port;
+    let fleet = Fleet::of(1).set("SHOAL_DB_POOL_SIZE", "1").primary_pooler(port).start().await;
     let db = &fleet.app().db;
+    let mut admin = fleet.database.connect().await;
     let mut conn = db.primary().await.unwrap();
-    sqlx::query("select 1").execute(&mut conn).await.unwrap();
-    restart(&mut pooler).await;
-    assert!(sqlx::query("select 1").execute(&mut conn).await.is_err());
+    let pid = "select pg_backend_pid()";
+    let backend: i32 = sqlx::query_scalar(pid).fetch_one(&mut conn).await.unwrap();
+    let terminate = sqlx::query("select pg_terminate_backend($1, 5000)").bind(backend);
+    terminate.execute(&mut admin).await.unwrap();
+    assert!(sqlx::query(pid).execute(&mut conn).await.is_err());
     drop(conn);
-    // Right after, as in steady use: nothing pings it.
+    // Right after, as in steady use: too soon for the pool to ping it.
     let mut conn = db.primary().await.unwrap();
-    sqlx::query("select 1").execute(&mut conn).await.unwrap();
+    let next: i32 = sqlx::query_scalar(pid).fetch_one(&mut conn).await.unwrap();
+    assert_ne!(next, backend);
 }
 
 #[tokio::test]
