@@ -14,11 +14,12 @@ use std::{
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    middleware::{Next, from_fn, from_fn_with_state},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::{sync::oneshot, time::timeout_at};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
@@ -103,7 +104,9 @@ pub fn apply(
         )
     };
     // The last one added is the first one passed.
-    Ok(router.layer(from_fn(protect)).layer(from_fn_with_state(edge, observe)))
+    Ok(router
+        .layer(from_fn_with_state(tasks.clone(), protect))
+        .layer(from_fn_with_state(edge, observe)))
 }
 
 /// Health, metrics and the like: polled by machines every few seconds.
@@ -173,7 +176,7 @@ fn read_context(headers: &HeaderMap, start: Instant, limit: Duration) -> Context
     }
 }
 
-async fn protect(request: Request, next: Next) -> Response {
+async fn protect(State(tasks): State<Tasks>, request: Request, next: Next) -> Response {
     let uri = request.uri().path_and_query().map_or(0, |uri| uri.as_str().len());
     if uri > MAX_URI_BYTES {
         return ApiError::new(
@@ -193,22 +196,45 @@ async fn protect(request: Request, next: Next) -> Response {
         .into_response();
     }
     let deadline = Context::current().map_or_else(Instant::now, |context| context.deadline);
-    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    match tokio::time::timeout_at(deadline.into(), work).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(panic)) => {
-            let message = panic
-                .downcast_ref::<&str>()
-                .map(ToString::to_string)
-                .or_else(|| panic.downcast_ref::<String>().cloned());
-            let message = message.unwrap_or_else(|| "of unknown type".to_owned());
-            ApiError::internal(anyhow::anyhow!("panic: {message}")).into_response()
-        }
-        Err(_) => ApiError::unavailable(
+    let answer = if request.method().is_safe() {
+        timeout_at(deadline.into(), without_panic(next.run(request))).await
+    } else {
+        timeout_at(deadline.into(), to_the_end(&tasks, request, next)).await
+    };
+    answer.unwrap_or_else(|_| {
+        ApiError::unavailable(
             "deadline_exceeded",
             "This took longer than it may; whether a change was saved is unknown. Repeat it with \
              the same Idempotency-Key.",
         )
-        .into_response(),
+        .into_response()
+    })
+}
+
+/// Runs what may change something on a task of its own, so that a client that hangs up cannot
+/// cut it between its commit and what has to follow, such as telling the caches. It ends all the
+/// same: every step has a deadline.
+async fn to_the_end(tasks: &Tasks, request: Request, next: Next) -> Response {
+    let (sender, receiver) = oneshot::channel();
+    let work = async move {
+        // An error says that the client is gone.
+        let _ = sender.send(without_panic(next.run(request)).await);
+    };
+    match Context::current() {
+        Some(context) => tasks.spawn(context.scope(work).in_current_span()),
+        None => tasks.spawn(work.in_current_span()),
     }
+    let gone = |_| ApiError::internal(anyhow::anyhow!("the task of a request was lost"));
+    receiver.await.map_err(gone).unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn without_panic(work: impl Future<Output = Response>) -> Response {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "of unknown type".to_owned());
+        ApiError::internal(anyhow::anyhow!("panic: {message}")).into_response()
+    })
 }

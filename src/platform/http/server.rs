@@ -37,6 +37,7 @@ pub async fn serve(
 ) -> bool {
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
+    let cutting = CancellationToken::new();
     let accepting = CancellationToken::new();
     for (listener, router) in listeners {
         let acceptor = Acceptor {
@@ -44,6 +45,7 @@ pub async fn serve(
             header_timeout: config.header_timeout,
             connections: connections.clone(),
             closing: closing.clone(),
+            cutting: cutting.clone(),
         };
         let accepting = accepting.clone();
         let tracker = connections.clone();
@@ -63,6 +65,8 @@ pub async fn serve(
     let finished = timeout(config.drain_cap, connections.wait()).await.is_ok();
     if !finished {
         tracing::warn!(connections = connections.len(), "drain cap reached: cutting them off");
+        cutting.cancel();
+        connections.wait().await;
     }
     finished
 }
@@ -73,6 +77,8 @@ struct Acceptor {
     connections: TaskTracker,
     /// Idle connections end at once, busy ones after their request.
     closing: CancellationToken,
+    /// Whatever is left ends where it stands; open transactions are rolled back.
+    cutting: CancellationToken,
 }
 
 impl Acceptor {
@@ -110,6 +116,7 @@ impl Acceptor {
             self.header_timeout,
             self.closing.clone(),
         );
+        let connection = self.cutting.clone().run_until_cancelled_owned(connection);
         tokio::spawn(self.connections.track_future(connection));
     }
 }
