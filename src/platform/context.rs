@@ -41,12 +41,6 @@ pub fn remaining(limit: Duration) -> Duration {
         .map_or(limit, |left| left.min(limit))
 }
 
-/// When `limit` is over, or the deadline if that comes first.
-pub fn deadline_within(limit: Duration) -> Instant {
-    let end = Instant::now() + limit;
-    CURRENT.try_with(|context| context.deadline.min(end)).unwrap_or(end)
-}
-
 /// Whether `value` is safe to log and echo as a request id: 1 to 128 plain characters.
 pub fn is_sane_request_id(value: &str) -> bool {
     (1..=128).contains(&value.len())

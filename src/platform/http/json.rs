@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 
 use super::error::{ApiError, FieldError};
 use crate::platform::context;
@@ -30,6 +30,10 @@ impl BodyTimeout {
     /// Outside of the layers, as in a test of one route.
     const DEFAULT: Self = Self(Duration::from_secs(30));
 }
+
+/// How long before the request's deadline a body is given up. At the deadline itself the client
+/// would be told that we were slow.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(50);
 
 /// A JSON body, parsed into `T`.
 pub struct Json<T>(pub T);
@@ -55,9 +59,8 @@ pub(super) async fn read(parts: &Parts, body: Body) -> Result<Bytes, ApiError> {
         return Err(too_large());
     }
     let BodyTimeout(limit) = parts.extensions.get().copied().unwrap_or(BodyTimeout::DEFAULT);
-    // Not beyond the request's deadline, where the client would be told that we were slow.
-    let end = context::deadline_within(limit);
-    let collected = timeout_at(end.into(), Limited::new(body, MAX_BYTES).collect()).await;
+    let limit = context::remaining(limit).saturating_sub(TIME_TO_ANSWER);
+    let collected = timeout(limit, Limited::new(body, MAX_BYTES).collect()).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
