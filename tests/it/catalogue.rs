@@ -282,7 +282,7 @@ async fn what_cannot_be_loaded_is_not_kept() {
 
 #[tokio::test]
 async fn without_redis_the_catalogue_is_read_from_the_database() {
-    let mut fleet = Fleet::of(2).own_redis().set("SHOAL_REDIS_TIMEOUT_MS", 200).start().await;
+    let mut fleet = Fleet::of(2).own_redis().set("SHOAL_REDIS_TIMEOUT_MS", "200").start().await;
     let admin = fleet.admin().await;
     let product = admin.create_product(5, 100).await;
     let path = format!("/v1/products/{product}");

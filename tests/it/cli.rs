@@ -207,7 +207,7 @@ async fn a_generated_key_signs() {
     assert!(key.stdout.starts_with("-----BEGIN PRIVATE KEY-----\n"));
     assert_ne!(key.stdout, other.stdout);
     let both = format!("{}{}", key.stdout, other.stdout);
-    let fleet = Fleet::of(1).set("JWT_PRIVATE_KEYS", both).start().await;
+    let fleet = Fleet::of(1).set("JWT_PRIVATE_KEYS", &both).start().await;
     fleet.client.register().await.get("/v1/users/me").await.expect(200);
     let keys = fleet.client.get("/.well-known/jwks.json").await.expect(200);
     assert_eq!(keys["keys"].as_array().unwrap().len(), 2);

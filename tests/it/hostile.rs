@@ -107,7 +107,7 @@ async fn an_endless_stream_is_cut_off() {
 
 #[tokio::test]
 async fn a_slow_head_is_timed_out_with_an_answer_and_silence_without() {
-    let fleet = Fleet::of(1).set("SHOAL_HEADER_TIMEOUT_MS", 300).start().await;
+    let fleet = Fleet::of(1).set("SHOAL_HEADER_TIMEOUT_MS", "300").start().await;
     let mut slow = connect(&fleet).await;
     slow.write_all(b"GET /v1/products HTTP/1.1\r\nx-slow: ").await.unwrap();
     let mut silent = connect(&fleet).await;
@@ -123,9 +123,9 @@ async fn a_slow_head_is_timed_out_with_an_answer_and_silence_without() {
 async fn a_slow_body_is_timed_out() {
     for (setting, header) in [("SHOAL_BODY_TIMEOUT_MS", ""), ("", "x-request-timeout-ms: 300\r\n")]
     {
-        let mut builder = Fleet::of(1).set("SHOAL_REQUEST_TIMEOUT_MS", 600_000);
+        let mut builder = Fleet::of(1).set("SHOAL_REQUEST_TIMEOUT_MS", "600000");
         if !setting.is_empty() {
-            builder = builder.set(setting, 300);
+            builder = builder.set(setting, "300");
         }
         let fleet = builder.start().await;
         let mut stream = connect(&fleet).await;
@@ -195,7 +195,7 @@ async fn lock_without_time_outs(fleet: &Fleet, product: Uuid) -> PgConnection {
 
 #[tokio::test]
 async fn the_deadline_ends_a_request_that_waits_for_a_lock() {
-    let fleet = Fleet::of(1).set("SHOAL_REQUEST_TIMEOUT_MS", 600_000).start().await;
+    let fleet = Fleet::of(1).set("SHOAL_REQUEST_TIMEOUT_MS", "600000").start().await;
     let admin = fleet.admin().await;
     let product = admin.create_product(5, 100).await;
     let customer = fleet.client.register().await;
@@ -217,17 +217,27 @@ async fn the_deadline_ends_a_request_that_waits_for_a_lock() {
     assert_eq!(admin.stock(product).await, 4);
 }
 
+/// Sends an order that has to wait for a lock, and hangs up while it does.
+async fn order_and_hang_up(fleet: &Fleet, customer: &Client, product: Uuid, deadline: &str) {
+    let request = customer
+        .request(Method::POST, "/v1/orders")
+        .header("idempotency-key", "k")
+        .header("x-request-timeout-ms", deadline)
+        .json(&order(&[(product, 1)]));
+    let request = tokio::spawn(request.send());
+    until(async || open_transactions(&fleet.database).await, 1).await;
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
+}
+
 #[tokio::test]
-async fn a_client_that_hangs_up_leaves_no_transaction_behind() {
-    let fleet = Fleet::of(1).set("SHOAL_REQUEST_TIMEOUT_MS", 600_000).start().await;
+async fn what_a_client_hung_up_on_ends_by_its_deadline() {
+    let fleet = Fleet::of(1).set("SHOAL_REQUEST_TIMEOUT_MS", "600000").start().await;
     let admin = fleet.admin().await;
     let product = admin.create_product(5, 100).await;
     let customer = fleet.client.register().await;
     let blocker = lock_without_time_outs(&fleet, product).await;
-    let hangs_up = customer.clone();
-    let request = tokio::spawn(async move { hangs_up.place_order("k", &[(product, 1)]).await });
-    until(async || open_transactions(&fleet.database).await, 1).await;
-    request.abort();
+    order_and_hang_up(&fleet, &customer, product, "2000").await;
     until(async || open_transactions(&fleet.database).await, 0).await;
     drop(blocker);
     // Neither the row nor the key is held by the one that is gone.
@@ -235,6 +245,23 @@ async fn a_client_that_hangs_up_leaves_no_transaction_behind() {
     placed.expect(201);
     assert_eq!(placed.header("idempotency-replayed"), "");
     assert_eq!(admin.stock(product).await, 0);
+}
+
+#[tokio::test]
+async fn what_a_client_hung_up_on_can_be_asked_for_again() {
+    let fleet = Fleet::of(1).set("SHOAL_REQUEST_TIMEOUT_MS", "600000").start().await;
+    let admin = fleet.admin().await;
+    let product = admin.create_product(5, 100).await;
+    let customer = fleet.client.register().await;
+    let blocker = lock_without_time_outs(&fleet, product).await;
+    order_and_hang_up(&fleet, &customer, product, "600000").await;
+    drop(blocker);
+    until(async || open_transactions(&fleet.database).await, 0).await;
+    // Begun before the client was gone, a write runs to its end.
+    let placed = customer.place_order("k", &[(product, 1)]).await;
+    placed.expect(201);
+    assert_eq!(placed.header("idempotency-replayed"), "true");
+    assert_eq!(admin.stock(product).await, 4);
 }
 
 /// Bodies from noise to almost right.

@@ -47,7 +47,7 @@ async fn health_tells_of_the_process_and_of_each_dependency() {
 
 #[tokio::test]
 async fn a_dependency_that_is_down_degrades_and_does_not_unready() {
-    let mut fleet = Fleet::of(1).own_redis().set("SHOAL_REDIS_TIMEOUT_MS", 200).start().await;
+    let mut fleet = Fleet::of(1).own_redis().set("SHOAL_REDIS_TIMEOUT_MS", "200").start().await;
     fleet.redis.as_mut().unwrap().process().stop();
     let ready = fleet.client.get("/health/ready").await.expect(200);
     assert_eq!((&ready["status"], &ready["degraded"]), (&json!("ready"), &json!(true)));
