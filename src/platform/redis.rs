@@ -156,7 +156,12 @@ impl Redis {
                 shared.breaker.record_success();
                 return Ok(value);
             }
-            Ok(Err(error)) if is_no_script(&error) => return Err(Failure::NoScript),
+            Ok(Err(error)) if is_no_script(&error) => {
+                // An answer: without this, a Redis that was restarted empty would stay cut off,
+                // since the script could not be loaded while the breaker is open.
+                shared.breaker.record_success();
+                return Err(Failure::NoScript);
+            }
             Ok(Err(error)) => {
                 shared.breaker.record_failure();
                 tracing::debug!(%error, "Redis refused");

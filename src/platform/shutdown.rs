@@ -1,8 +1,12 @@
 //! Background tasks and the two phases of an orderly end: drain, then stop.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long the last tasks may take. With the drain delay and cap it stays below the usual grace.
+const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// The tasks of this process, and the word that it is time to end. Cheap to clone.
 ///
@@ -45,11 +49,14 @@ impl Tasks {
         self.inner.stopping.clone().cancelled_owned()
     }
 
-    /// Tells the background loops to end and waits for them.
+    /// Tells the background loops to end and waits for them, but not for ever: what is stuck must
+    /// not keep the process beyond the grace that it was given.
     pub async fn stop(&self) {
         self.inner.stopping.cancel();
         self.inner.tracker.close();
-        self.inner.tracker.wait().await;
+        if timeout(STOP_WAIT, self.inner.tracker.wait()).await.is_err() {
+            tracing::warn!(tasks = self.inner.tracker.len(), "left behind");
+        }
     }
 }
 

@@ -77,7 +77,7 @@ struct Acceptor {
     connections: TaskTracker,
     /// Idle connections end at once, busy ones after their request.
     closing: CancellationToken,
-    /// Whatever is left ends where it stands; open transactions are rolled back.
+    /// Whatever is left ends where it stands.
     cutting: CancellationToken,
 }
 
