@@ -153,10 +153,11 @@ async fn what_is_no_http_is_refused_and_the_connection_closed() {
     }
 }
 
-/// Requests of the database's own sessions that have not ended.
+/// Transactions of the service that have not ended; a failed one has no start any more.
 async fn open_transactions(database: &Database) -> i64 {
     let sql = "select count(*) from pg_stat_activity where datname = current_database()
-        and usename = 'shoal_app' and xact_start is not null";
+        and usename = 'shoal_app'
+        and (xact_start is not null or state like 'idle in transaction%')";
     database.number(sql).await
 }
 
