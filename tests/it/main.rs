@@ -17,6 +17,7 @@ mod plans;
 mod products;
 mod replay;
 mod scale;
+mod sessions;
 mod shutdown;
 mod tidy;
 mod users;
