@@ -27,8 +27,8 @@ use crate::{
     info(
         title = "Shoal",
         description = "A small shop on a horizontally scalable platform. Errors are problem \
-                       documents (RFC 9457); lists are paged by cursor; every `POST` takes an \
-                       `Idempotency-Key`.",
+                       documents (RFC 9457), lists are paged by cursor, and every `POST` of a user \
+                       takes an `Idempotency-Key`.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
         contact()
     ),
@@ -59,8 +59,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     api().to_openapi()
 }
 
-/// All routes with all layers, without and with those for machines.
 struct Routers {
+    /// Everything for clients, with all layers.
     main: Router,
     /// Health and metrics on a listener of their own.
     ops: Option<Router>,

@@ -143,8 +143,15 @@ async fn healthcheck(url: &url::Url) -> anyhow::Result<()> {
         let stream = tokio::net::TcpStream::connect(&address).await?;
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-        let (response, _) = tokio::join!(sender.send_request(request), connection);
-        anyhow::Ok(response?.status())
+        // Not until the connection ends: the server keeps it open for another request.
+        tokio::select! {
+            biased;
+            response = sender.send_request(request) => anyhow::Ok(response?.status()),
+            ended = connection => {
+                ended?;
+                anyhow::bail!("the connection was closed without an answer")
+            }
+        }
     };
     let status = tokio::time::timeout(Duration::from_secs(3), ask)
         .await

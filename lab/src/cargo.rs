@@ -1,7 +1,12 @@
 //! Runs cargo for this repository.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::{Context, Error, Result};
 use crate::interrupt;
@@ -14,7 +19,7 @@ const OF_THE_LAB: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
 
 /// Builds the API. For the whole workspace, because cargo adds up the features of what it is asked to
 /// build: another selection than that of the tests would compile most dependencies a second time.
-pub(crate) const BUILD_API: [&str; 4] = ["build", "--workspace", "--bin", "shoal"];
+const BUILD_API: [&str; 4] = ["build", "--workspace", "--bin", "shoal"];
 
 /// `cargo ARGS`, in the repository.
 pub(crate) fn cargo(args: &[&str]) -> Command {
@@ -31,6 +36,17 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// Builds the API, with what a newcomer to sqlx's checked queries needs to know if that fails.
+pub(crate) fn build_api(release: bool) -> Result<()> {
+    let mut command = cargo(&BUILD_API);
+    if release {
+        command.arg("--release");
+    }
+    run(&mut command, "build the API").map_err(|error| {
+        error.way_out("after a change of a query or a migration, `cargo lab prepare` renews .sqlx/")
+    })
+}
+
 /// Runs it to its end; cargo itself shows what it does.
 pub(crate) fn run(command: &mut Command, what: &str) -> Result<()> {
     match exit_code(command, what)? {
@@ -40,13 +56,37 @@ pub(crate) fn run(command: &mut Command, what: &str) -> Result<()> {
 }
 
 /// Runs it to its end, and answers its exit code.
+///
+/// Cargo and what it runs are a process group of their own, which is interrupted as one: a signal to the
+/// lab alone would leave a compiler or a test running.
 pub(crate) fn exit_code(command: &mut Command, what: &str) -> Result<u8> {
-    let status = command.status().cannot(|| what.to_owned())?;
-    if interrupt::requested() {
-        return Err(Error::interrupted());
-    }
+    let mut child =
+        command.stdin(Stdio::null()).process_group(0).spawn().cannot(|| what.to_owned())?;
+    let status = loop {
+        if let Some(status) = child.try_wait().cannot(|| what.to_owned())? {
+            break status;
+        }
+        if interrupt::requested() {
+            end_group(&mut child);
+            return Err(Error::interrupted());
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
     // Without a code it was ended by a signal.
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// Interrupts the group of a child that has not been collected, and kills it if that takes too long.
+fn end_group(child: &mut Child) {
+    let group = Pid::from_child(child);
+    let _ = kill_process_group(group, Signal::INT);
+    let began = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) {
+        if began.elapsed() > Duration::from_secs(5) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The target directory, wherever the environment or a configuration file has put it.

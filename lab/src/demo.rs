@@ -49,11 +49,11 @@ pub(crate) fn introduction(port: u16) -> String {
     {customer:<18}  {customer_password}    (customer)
 
   Try
-    curl {url}/health/ready
-    curl '{url}/v1/products?limit=3'
+    curl -s {url}/health/ready
+    curl -s '{url}/v1/products?limit=3'
     TOKEN=$(curl -s {url}/v1/auth/login -H 'Content-Type: application/json' -d '{{"email":"{customer}","password":"{customer_password}"}}' | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
     PRODUCT=$(curl -s '{url}/v1/products?limit=1' | sed 's/.*"data":\[{{"id":"\([^"]*\)".*/\1/')
-    curl -i {url}/v1/orders -H "Authorization: Bearer $TOKEN" -H "Idempotency-Key: $RANDOM" -H 'Content-Type: application/json' -d "{{\"items\":[{{\"product_id\":\"$PRODUCT\",\"quantity\":1}}]}}"
+    curl -si {url}/v1/orders -H "Authorization: Bearer $TOKEN" -H "Idempotency-Key: $RANDOM" -H 'Content-Type: application/json' -d "{{\"items\":[{{\"product_id\":\"$PRODUCT\",\"quantity\":1}}]}}"
 
   Browse {url}/docs
 "#

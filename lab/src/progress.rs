@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+/// ANSI colours.
+const GREEN: u8 = 32;
+const RED: u8 = 31;
+
 /// The progress of one command.
 #[derive(Debug)]
 pub struct Progress {
@@ -27,18 +31,15 @@ impl Progress {
     /// Begins a step; it is over, without success, when the value is dropped before [`Step::done`].
     pub fn step(&self, text: impl Into<Cow<'static, str>>) -> Step {
         let text = text.into();
-        let bar = self.bars.as_ref().map(|bars| {
-            let bar = bars.add(
-                ProgressBar::new_spinner()
-                    .with_style(style("{spinner:.cyan} {prefix} {wide_msg:.dim}")),
-            );
+        let spinner = self.bars.as_ref().map(|bars| {
+            let bar = bars.add(ProgressBar::new_spinner().with_style(style()));
             bar.set_prefix(text.clone());
             bar.enable_steady_tick(Duration::from_millis(80));
-            bar
+            (bars.clone(), bar)
         });
         Step {
             text,
-            bar,
+            spinner,
             began: Instant::now(),
             command_began: self.began,
             is_done: Cell::new(false),
@@ -48,8 +49,7 @@ impl Progress {
     /// A sentence that is no step, above the running spinners.
     pub fn say(&self, text: &str) {
         match &self.bars {
-            // It fails only when the terminal is gone.
-            Some(bars) => drop(bars.println(text)),
+            Some(bars) => bars.suspend(|| eprintln!("{text}")),
             None => eprintln!("{} {text}", stamp(self.began)),
         }
     }
@@ -65,7 +65,7 @@ impl Default for Progress {
 #[derive(Debug)]
 pub struct Step {
     text: Cow<'static, str>,
-    bar: Option<ProgressBar>,
+    spinner: Option<(MultiProgress, ProgressBar)>,
     began: Instant,
     command_began: Instant,
     is_done: Cell<bool>,
@@ -74,24 +74,25 @@ pub struct Step {
 impl Step {
     /// What the step is doing just now; shown on a terminal only.
     pub fn say(&self, detail: &str) {
-        if let Some(bar) = &self.bar {
+        if let Some((_, bar)) = &self.spinner {
             bar.set_message(detail.to_owned());
         }
     }
 
     /// Ends the step.
     pub fn done(&self) {
-        self.end("✓", style("{prefix:.green} {msg}"));
+        self.end("✓", GREEN);
     }
 
-    fn end(&self, mark: &'static str, style: ProgressStyle) {
+    fn end(&self, mark: &str, colour: u8) {
         self.is_done.set(true);
         let line = format!("{} ({:.1} s)", self.text, self.began.elapsed().as_secs_f32());
-        match &self.bar {
-            Some(bar) => {
-                bar.set_style(style);
-                bar.set_prefix(mark);
-                bar.finish_with_message(line);
+        match &self.spinner {
+            // Only what runs is drawn again and again; what has ended is a line like any other.
+            Some((bars, bar)) => {
+                bar.finish_and_clear();
+                bars.remove(bar);
+                bars.suspend(|| eprintln!("\x1b[{colour}m{mark}\x1b[0m {line}"));
             }
             None => eprintln!("{} {mark} {line}", stamp(self.command_began)),
         }
@@ -101,7 +102,7 @@ impl Step {
 impl Drop for Step {
     fn drop(&mut self) {
         if !self.is_done.get() {
-            self.end("✗", style("{prefix:.red} {msg}"));
+            self.end("✗", RED);
         }
     }
 }
@@ -110,7 +111,8 @@ fn stamp(began: Instant) -> String {
     format!("[{:6.1} s]", began.elapsed().as_secs_f32())
 }
 
-fn style(template: &str) -> ProgressStyle {
-    // The templates are constants of this file; a mistake in one costs its looks only.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+fn style() -> ProgressStyle {
+    // The template is a constant; a mistake in it costs its looks only.
+    ProgressStyle::with_template("{spinner:.cyan} {prefix} {wide_msg:.dim}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }

@@ -25,13 +25,20 @@ pub(crate) struct Secrets {
 }
 
 impl Secrets {
-    /// Reads them, or makes them when the file is not there.
-    pub(crate) fn load_or_create(path: &Path) -> Result<Self> {
+    /// Reads them, or makes them when the file is not there, unless data that `is_in_use` needs the old ones.
+    pub(crate) fn load_or_create(path: &Path, is_in_use: bool) -> Result<Self> {
         if let Ok(text) = fs::read_to_string(path) {
             return serde_json::from_str(&text).map_err(|error| {
                 Error::new(format!("{} is damaged: {error}", path.display()))
                     .way_out("`cargo lab up --fresh` starts anew, without the data")
             });
+        }
+        if is_in_use {
+            return Err(Error::new(format!(
+                "{} is gone, and with it the passwords of the databases beside it",
+                path.display()
+            ))
+            .way_out("`cargo lab up --fresh` starts anew, without the data"));
         }
         let secrets = Self::random();
         let text =

@@ -10,6 +10,10 @@ use crate::install::{self, Binaries};
 use crate::process::Launch;
 use crate::secrets::Secrets;
 use crate::template::render;
+use crate::topology::Topology;
+
+/// The file of a site's passwords.
+const SECRETS: &str = "secrets.json";
 
 /// How the servers are tuned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +41,7 @@ impl Site {
             make_dir(&dir.join(sub))?;
         }
         let dir = fs::canonicalize(dir).cannot(|| format!("find {}", dir.display()))?;
-        let secrets = Secrets::load_or_create(&dir.join("secrets.json"))?;
+        let secrets = Secrets::load_or_create(&dir.join(SECRETS), has_data(&dir))?;
         let account = Account::for_servers()?;
         let site = Self { dir, binaries, account, secrets, profile };
         site.own(&site.dir.join("data"))?;
@@ -51,6 +55,15 @@ impl Site {
                 .way_out("run `cargo lab test`, which installs them")
         })?;
         Self::new(dir, binaries, Profile::ThrowAway)
+    }
+
+    /// Like [`Site::scratch`], for servers that lead to the topology's databases: with their passwords.
+    pub fn beside(topology: &Topology, test: &str) -> Result<Self> {
+        let dir = topology.scratch_dir(test);
+        make_dir(&dir)?;
+        let (from, to) = (topology.dir.join(SECRETS), dir.join(SECRETS));
+        fs::copy(&from, to).cannot(|| format!("copy {}", from.display()))?;
+        Self::scratch(&dir)
     }
 
     /// The directory that holds everything.
@@ -126,6 +139,14 @@ impl Site {
     pub(crate) fn own(&self, path: &Path) -> Result<()> {
         self.account.as_ref().map_or(Ok(()), |account| account.own(path))
     }
+}
+
+/// Whether a database was ever finished here.
+fn has_data(dir: &Path) -> bool {
+    let entries = fs::read_dir(dir.join("data")).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .any(|path| path.extension().is_some_and(|kind| kind == "complete"))
 }
 
 /// The root of the repository that this lab was built from.

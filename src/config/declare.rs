@@ -80,6 +80,12 @@ impl Http {
             "deadline of a request; a client may ask for less by X-Request-Timeout-Ms",
             millis,
         );
+        let body_timeout = env.or_default(
+            "SHOAL_BODY_TIMEOUT_MS",
+            "30000",
+            "how long the body of a request may take to arrive, within its deadline",
+            millis,
+        );
         let cors_origins = env.or_default(
             "SHOAL_CORS_ORIGINS",
             "",
@@ -111,6 +117,7 @@ impl Http {
             trusted_proxies: trusted_proxies?,
             layers: layers::Config {
                 request_timeout: request_timeout?,
+                body_timeout: body_timeout?,
                 cors_origins: cors_origins?,
             },
             server: server::Config {

@@ -80,7 +80,6 @@ impl<'a> Env<'a> {
     }
 
     /// A setting that may be left out. The outer `None` means that a mistake was noted.
-    #[expect(clippy::option_option, reason = "absent and mistaken are different answers")]
     pub fn optional<T>(
         &mut self,
         name: &'static str,
@@ -119,7 +118,6 @@ impl<'a> Env<'a> {
 
     /// `NAME`, or the content of the file that `NAME_FILE` points to (for mounted secrets).
     /// An empty value counts as not set, as an unset variable of a compose file arrives so.
-    #[expect(clippy::option_option, reason = "absent and mistaken are different answers")]
     fn text(&mut self, name: &str) -> Option<Option<String>> {
         let direct = (self.lookup)(name).filter(|text| !text.is_empty());
         let file = (self.lookup)(&format!("{name}_FILE")).filter(|path| !path.is_empty());

@@ -1,19 +1,29 @@
 //! The integration tests: real servers, started by `cargo lab test`, and the service in front of
 //! them. One binary, so that it links once and all tests share what is costly.
 
-#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+#![allow(
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::large_futures,
+    clippy::unwrap_used,
+    reason = "a test binary exports nothing, and its way to report an error is to panic"
+)]
 
 mod support;
 
 mod auth;
 mod catalogue;
+mod cli;
 mod errors;
 mod failure;
+mod hostile;
 mod idempotency;
 mod limits;
 mod operations;
 mod orders;
 mod plans;
+mod pool;
 mod products;
 mod replay;
 mod scale;

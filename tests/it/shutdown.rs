@@ -1,1 +1,189 @@
-//! To come.
+//! An orderly end costs nobody a request.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use lab::process::Signal;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::support::{Client, Cluster, Fleet, Reply, order, unique};
+
+/// Requests that keep coming until told to end, of the kinds a shop gets.
+struct Load {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicUsize>,
+    tasks: JoinSet<()>,
+}
+
+impl Load {
+    /// Every answer must be a success; a broken connection panics in the client.
+    fn start(clients: &[Client], product: Uuid) -> Self {
+        let mut load = Self { stop: Arc::default(), sent: Arc::default(), tasks: JoinSet::new() };
+        for client in clients {
+            let (client, stop, sent) = (client.clone(), load.stop.clone(), load.sent.clone());
+            load.tasks.spawn(async move {
+                for turn in 0_usize.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    one_request(&client, product, turn).await;
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        load
+    }
+
+    /// Waits until `count` more requests were answered.
+    async fn answered(&mut self, count: usize) {
+        let goal = self.sent.load(Ordering::Relaxed) + count;
+        while self.sent.load(Ordering::Relaxed) < goal {
+            tokio::task::yield_now().await;
+            if let Some(ended) = self.tasks.try_join_next() {
+                ended.unwrap();
+            }
+        }
+    }
+
+    async fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tasks.join_all().await;
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+async fn one_request(client: &Client, product: Uuid, turn: usize) {
+    match turn % 4 {
+        0 => drop(client.get(&format!("/v1/products/{product}")).await.expect(200)),
+        1 => drop(client.get("/v1/products?limit=5").await.expect(200)),
+        2 => drop(client.get("/v1/orders?limit=1").await.expect(200)),
+        _ => drop(client.place_order(&unique("key"), &[(product, 1)]).await.expect(201)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_fails_no_request_and_exits_with_zero() {
+    // The drain delay is the shipped one: it must outlast nginx' idle connections.
+    let mut cluster = Cluster::start(3, &[("SHOAL_DRAIN_DELAY_MS", "5000")]).await;
+    let product = cluster.admin().await.create_product(1_000_000, 100).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(cluster.client.register().await);
+    }
+    let mut load = Load::start(&clients, product);
+    load.answered(100).await;
+    let leaving = cluster.replicas[1].process();
+    leaving.signal(Signal::TERM);
+    let status = loop {
+        load.answered(20).await;
+        if let Some(status) = leaving.exit_status() {
+            break status;
+        }
+    };
+    assert!(status.success(), "{status}");
+    load.answered(100).await;
+    let sent = load.end().await;
+    assert!(sent > 200);
+    let orders = cluster.database.number("select count(*) from orders").await;
+    assert_eq!(orders as usize, orders_of(&clients).await, "each order is found by who placed it");
+}
+
+async fn orders_of(clients: &[Client]) -> usize {
+    let mut count = 0;
+    for client in clients {
+        let mut path = Some("/v1/orders?limit=100".to_owned());
+        while let Some(page) = path.take() {
+            let page = client.get(&page).await.expect(200);
+            count += page["data"].as_array().unwrap().len();
+            let next = page["next_cursor"].as_str();
+            path = next.map(|cursor| format!("/v1/orders?limit=100&cursor={cursor}"));
+        }
+    }
+    count
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_finished_while_draining() {
+    let mut fleet = Fleet::of(1).set("SHOAL_DRAIN_DELAY_MS", "300").start().await;
+    let product = fleet.admin().await.create_product(10, 100).await;
+    let customer = fleet.client.register().await;
+    // A lock on the product's stock holds the order up until we let go of it.
+    let mut connection = fleet.database.connect().await;
+    sqlx::raw_sql("begin; select from inventory for update")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let order = tokio::spawn({
+        let customer = customer.clone();
+        async move { customer.place_order("k", &[(product, 1)]).await }
+    });
+    until_waiting_for_a_lock(&fleet).await;
+    let mut replica = fleet.replicas.remove(0);
+    let app = replica.app.clone();
+    let stopping = tokio::spawn(async move { replica.stop().await });
+    while !app.tasks.is_draining() {
+        tokio::task::yield_now().await;
+    }
+    let reply = customer.get("/health/ready").await;
+    assert_eq!(reply.expect(503)["status"], "draining");
+    let served = customer.get(&format!("/v1/products/{product}")).await;
+    served.expect(200);
+    assert_eq!(served.header("connection"), "close");
+    sqlx::raw_sql("rollback").execute(&mut connection).await.unwrap();
+    order.await.unwrap().expect(201);
+    stopping.await.unwrap();
+    let refused = customer.request(reqwest::Method::GET, "/health/live").send().await;
+    assert!(refused.is_err_and(|error| error.is_connect()), "nobody listens any more");
+}
+
+async fn until_waiting_for_a_lock(fleet: &Fleet) {
+    let waiting = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    for _ in 0..1_000 {
+        if fleet.database.number(waiting).await > 0 {
+            return;
+        }
+    }
+    panic!("the order does not wait for the lock");
+}
+
+#[tokio::test]
+async fn the_cap_ends_a_request_that_does_not() {
+    let mut fleet = Fleet::of(1).set("SHOAL_DRAIN_CAP_MS", "200").start().await;
+    let product = fleet.admin().await.create_product(10, 100).await;
+    let customer = fleet.client.register().await;
+    let mut connection = fleet.database.connect().await;
+    sqlx::raw_sql("begin; select from inventory for update")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let request = customer.request(reqwest::Method::POST, "/v1/orders");
+    let request = request.header("idempotency-key", "k").json(&order(&[(product, 1)]));
+    let stuck = tokio::spawn(async move { request.send().await });
+    until_waiting_for_a_lock(&fleet).await;
+    // Returns although the order does not: the test would hang here without the cap.
+    fleet.replicas.remove(0).stop().await;
+    drop(stuck);
+    sqlx::raw_sql("rollback").execute(&mut connection).await.unwrap();
+    assert_eq!(fleet.database.number("select count(*) from orders").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let mut cluster = Cluster::start(1, &[("SHOAL_DRAIN_DELAY_MS", "600000")]).await;
+    let replica = cluster.replicas[0].process();
+    replica.signal(Signal::TERM);
+    let ready = cluster.client.clone();
+    while Reply::of(ready.request(reqwest::Method::GET, "/health/ready")).await.status != 503 {}
+    replica.signal(Signal::TERM);
+    let status = loop {
+        if let Some(status) = replica.exit_status() {
+            break status;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(status.code(), Some(130));
+}

@@ -62,6 +62,12 @@ pub(super) fn save(dir: &Path, rows: &[Row]) -> Result<()> {
     fs::write(&path, text).cannot(|| format!("write {}", path.display()))
 }
 
+/// Forgets the rows of an earlier run.
+pub(super) fn clear(dir: &Path) {
+    // There are none the first time.
+    let _ = fs::remove_file(dir.join("table.json"));
+}
+
 /// The rows of the lab that runs or ran last; none if it never got that far.
 pub(super) fn load(dir: &Path) -> Vec<Row> {
     let text = fs::read_to_string(dir.join("table.json")).unwrap_or_default();

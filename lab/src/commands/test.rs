@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::install::Binaries;
 use crate::interrupt;
 use crate::progress::Progress;
+use crate::psql::Psql;
 use crate::services::{ServicePorts, Services};
 use crate::site::{Profile, Site};
 use crate::state::{self, Lock};
@@ -22,7 +23,7 @@ pub fn run(args: &[OsString]) -> Result<u8> {
     let (binaries, all) = super::set_up(super::TEST, &progress)?;
     sweep(&all, &progress);
     // First, because most runs that fail fail here.
-    cargo::run(&mut cargo(&cargo::BUILD_API), "build the API")?;
+    cargo::build_api(false)?;
 
     let dir = all.join(std::process::id().to_string());
     let _lock = Lock::take(&dir)?;
@@ -47,6 +48,10 @@ fn run_in(dir: &Path, binaries: Binaries, args: &[OsString], progress: &Progress
     let step = progress.step("Migrations");
     let shoal = Shoal::new(&topology, TEMPLATE_DATABASE, &shoal_binary()?);
     shoal.run(&["migrate"], "", "run the migrations")?;
+    // A single connection to it would keep tests from copying it.
+    Psql::new(&site, topology.primary.port, "postgres").run(&format!(
+        "alter database {TEMPLATE_DATABASE} is_template true allow_connections false"
+    ))?;
     step.done();
 
     let mut test = cargo(&["test", "--workspace"]);
@@ -62,12 +67,17 @@ fn shoal_binary() -> Result<PathBuf> {
 
 /// Removes what earlier runs have left: those that failed, and those that were killed.
 fn sweep(all: &Path, progress: &Progress) {
-    for dir in fs::read_dir(all).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        // One that is locked belongs to a run that goes on.
+    let entries = fs::read_dir(all).into_iter().flatten().flatten();
+    for dir in entries.map(|entry| entry.path()).filter(|dir| !is_of_a_running_process(dir)) {
         if let Ok(Some(_lock)) = Lock::take(&dir) {
             state::stop_orphans(&dir, progress);
             // What cannot be removed now may be next time.
             let _ = state::remove(&dir);
         }
     }
+}
+
+/// A directory is named after its process, which may be about to lock it.
+fn is_of_a_running_process(dir: &Path) -> bool {
+    dir.file_name().is_some_and(|pid| Path::new("/proc").join(pid).exists())
 }

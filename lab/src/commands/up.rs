@@ -7,7 +7,7 @@ use std::thread;
 
 use super::{supervise, table};
 use crate::api::{Api, Shoal};
-use crate::cargo::{self, cargo};
+use crate::cargo;
 use crate::demo;
 use crate::error::{Context, Error, Result};
 use crate::interrupt;
@@ -42,6 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
     let (binaries, dir) = super::set_up(super::UP, &progress)?;
     let _lock = Lock::take(&dir)?.ok_or_else(|| already_running(&dir))?;
     state::stop_orphans(&dir, &progress);
+    table::clear(&dir);
     if options.fresh {
         wipe(&dir)?;
     }
@@ -128,7 +129,7 @@ impl Front {
         options: &Options,
         progress: &Progress,
     ) -> Result<Self> {
-        build(options.release)?;
+        cargo::build_api(options.release)?;
         let profile = if options.release { "release" } else { "debug" };
         let shoal =
             Shoal::new(topology, DATABASE, &cargo::target_dir()?.join(profile).join("shoal"))
@@ -141,7 +142,7 @@ impl Front {
         demo::load(&shoal)?;
         step.done();
 
-        let step = progress.step(format!("{} API replicas", ports.apis.len()));
+        let step = progress.step(format!("API replicas ({})", ports.apis.len()));
         let apis = start_apis(site, ports.apis, &shoal)?;
         step.done();
         let step = progress.step("nginx");
@@ -158,14 +159,6 @@ impl Front {
         all.push((self.nginx.port(), self.nginx.process()));
         all
     }
-}
-
-fn build(release: bool) -> Result<()> {
-    let mut command = cargo(&cargo::BUILD_API);
-    if release {
-        command.arg("--release");
-    }
-    cargo::run(&mut command, "build the API")
 }
 
 fn start_apis(site: &Site, ports: Vec<Port>, shoal: &Shoal) -> Result<Vec<Api>> {

@@ -17,15 +17,14 @@ use crate::run::run_logged;
 const OLDEST: (u32, u32) = (1, 21);
 /// The oldest Debian release whose package is new enough.
 const SUITE: &str = "trixie";
+/// Not in root's home, where the account that the servers run under cannot reach it.
+const CACHE_OF_ROOT: &str = "/var/cache/shoal-lab";
 const BUILD_PACKAGES: [&str; 5] = ["libevent-dev", "libssl-dev", "pkg-config", "make", "gcc"];
 
-/// A PgBouncer that is new enough: built here before, or the system's.
+/// A PgBouncer that is new enough: built here before, by this user or by root, or the system's.
 pub(super) fn find() -> Option<PathBuf> {
-    let built = fs::read_dir(cache_dir())
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|dir| dir.path().join("pgbouncer"));
+    let kept = [cache_dir(), PathBuf::from(CACHE_OF_ROOT)];
+    let built = kept.iter().flat_map(|dir| files(dir)).map(|dir| dir.join("pgbouncer"));
     built
         .chain(on_path("pgbouncer"))
         .find(|binary| installed_version(binary).is_some_and(|version| version >= OLDEST))
@@ -60,8 +59,8 @@ pub(super) fn build(progress: &Progress) -> Result<()> {
     let step = progress.step("Building PgBouncer (the packaged one is older than 1.21)");
     let work = cache_dir().join(format!("build-{}", std::process::id()));
     let result = build_in(&work, &step);
+    let _ = fs::remove_dir_all(&work);
     if result.is_ok() {
-        let _ = fs::remove_dir_all(&work);
         step.done();
     }
     result.map_err(|error| error.exit_code(2))
@@ -160,10 +159,10 @@ fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
-/// `$XDG_CACHE_HOME/shoal-lab`, `~/.cache/shoal-lab`; root's is where the servers' account can reach it.
+/// `$XDG_CACHE_HOME/shoal-lab` or `~/.cache/shoal-lab`.
 fn cache_dir() -> PathBuf {
     if crate::account::is_root() {
-        return PathBuf::from("/var/cache/shoal-lab");
+        return PathBuf::from(CACHE_OF_ROOT);
     }
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
     std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("shoal-lab")

@@ -6,4 +6,5 @@
 
 mod nginx;
 mod postgres;
+mod s3;
 mod scratch;

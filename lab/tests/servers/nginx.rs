@@ -76,9 +76,12 @@ fn send(port: u16, request: &str) -> String {
     connection.set_read_timeout(Some(Duration::from_secs(20))).expect("it can be set");
     // nginx may answer and close before it has read everything; the answer is there all the same.
     let _ = connection.write_all(request.as_bytes());
-    let mut reply = Vec::new();
-    let _ = connection.read_to_end(&mut reply);
-    String::from_utf8_lossy(&reply).into_owned()
+    let head = read_head(&mut connection).expect("nginx answers");
+    // Not up to the end of the connection: nginx waits five seconds for the rest of a refused body.
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    let mut body = vec![0; length.and_then(|length| length.parse().ok()).expect("it has a length")];
+    connection.read_exact(&mut body).expect("the body arrives");
+    head + &String::from_utf8_lossy(&body)
 }
 
 fn request(port: u16, method: &str, path: &str, headers: &str) -> String {

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::path::PathBuf;
 
+use lab::Topology;
 use lab::site::Site;
 
 pub(crate) struct Scratch {
@@ -12,7 +13,10 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new(test: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("lab-{test}-{}", std::process::id()));
+        let name = format!("lab-{test}-{}", std::process::id());
+        // Servers under another account can reach the lab's directory, if there is one.
+        let dir = Topology::from_env()
+            .map_or_else(|_| std::env::temp_dir().join(&name), |lab| lab.scratch_dir(&name));
         let site = Site::scratch(&dir).unwrap_or_else(|error| panic!("{error}"));
         Self { site, dir }
     }

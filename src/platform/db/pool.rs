@@ -44,7 +44,8 @@ impl managed::Manager for Connector {
     type Error = sqlx::Error;
 
     async fn create(&self) -> Result<PgConnection, sqlx::Error> {
-        PgConnection::connect_with(&self.options).await
+        // Boxed: a future of 20 kB would otherwise be part of every request's own.
+        Box::pin(PgConnection::connect_with(&self.options)).await
     }
 
     async fn recycle(
@@ -91,7 +92,8 @@ impl Pool {
         let connections = managed::Pool::builder(Connector { options })
             .runtime(Runtime::Tokio1)
             .max_size(size)
-            .create_timeout(Some(acquire_timeout))
+            // Together with the wait for a turn, at most one and a half of it.
+            .create_timeout(Some(acquire_timeout / 2))
             .build()?;
         Ok(Self { name, connections, acquire_timeout, acquire_seconds })
     }

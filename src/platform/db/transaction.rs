@@ -31,15 +31,11 @@ impl Tx {
         if let Err(error) = begin(&mut conn).await {
             // The first word on a connection that may have died in the pool. Nothing has
             // happened yet, so trying once more on a fresh one is safe.
-            conn.discard();
             drop(conn);
             pool.forget_idle();
             tracing::debug!(%error, "BEGIN failed, trying once more on a new connection");
             conn = pool.get().await?;
-            if let Err(error) = begin(&mut conn).await {
-                conn.discard();
-                return Err(error.into());
-            }
+            begin(&mut conn).await?;
         }
         Ok(Self { conn: Some(conn), tasks })
     }
@@ -72,6 +68,9 @@ impl Tx {
 }
 
 async fn begin(conn: &mut Conn) -> Result<(), sqlx::Error> {
+    // Cancelled half-way, it would leave an open transaction to the next borrower: the
+    // connection is only kept once the answer is there.
+    conn.discard();
     let left = context::remaining(ROLE_STATEMENT_TIMEOUT);
     if left >= ROLE_STATEMENT_TIMEOUT {
         conn.execute("begin").await?;
@@ -81,6 +80,7 @@ async fn begin(conn: &mut Conn) -> Result<(), sqlx::Error> {
         let begin = format!("begin; set local statement_timeout = {millis}");
         conn.execute(AssertSqlSafe(begin)).await?;
     }
+    conn.keep();
     Ok(())
 }
 

@@ -52,7 +52,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Idempotent<T> {
         let (mut parts, body) = request.into_parts();
         let User(principal) = User::from_request_parts(&mut parts, state).await?;
         let key = parts.headers.get(&IDEMPOTENCY_KEY).map(parse_key).transpose()?;
-        let bytes = json::read(&parts.headers, body).await?;
+        let bytes = json::read(&parts, body).await?;
         let body = if bytes.is_empty() {
             json::parse(b"{}")?
         } else {

@@ -7,12 +7,13 @@ use axum::{
     extract::{FromRequest, Request},
 };
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::error::{ApiError, FieldError};
+use crate::platform::context;
 
 /// A JSON body holds names and numbers; files go to S3.
 const MAX_BYTES: usize = 64 * 1024;
@@ -20,8 +21,19 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Deeper than anything we accept, shallower than what would cost a parser its stack.
 const MAX_DEPTH: usize = 32;
 
-/// A body this small that takes this long is a client that holds a connection on purpose.
-const MAX_TIME: Duration = Duration::from_secs(30);
+/// How long a body may take. One this small that takes longer is a client that holds a
+/// connection on purpose. Set for every request by [`super::layers`].
+#[derive(Clone, Copy)]
+pub(super) struct BodyTimeout(pub(super) Duration);
+
+impl BodyTimeout {
+    /// Outside of the layers, as in a test of one route.
+    const DEFAULT: Self = Self(Duration::from_secs(30));
+}
+
+/// How long before the request's deadline a body is given up. At the deadline itself the client
+/// would be told that we were slow.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(50);
 
 /// A JSON body, parsed into `T`.
 pub struct Json<T>(pub T);
@@ -32,20 +44,23 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         check_content_type(&parts.headers)?;
-        let bytes = read(&parts.headers, body).await?;
+        let bytes = read(&parts, body).await?;
         parse(&bytes).map(Self)
     }
 }
 
 /// The whole body, if it is within the bounds.
-pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    let announced = headers
+pub(super) async fn read(parts: &Parts, body: Body) -> Result<Bytes, ApiError> {
+    let announced = parts
+        .headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > MAX_BYTES as u64) {
         return Err(too_large());
     }
-    let collected = timeout(MAX_TIME, Limited::new(body, MAX_BYTES).collect()).await;
+    let BodyTimeout(limit) = parts.extensions.get().copied().unwrap_or(BodyTimeout::DEFAULT);
+    let limit = context::remaining(limit).saturating_sub(TIME_TO_ANSWER);
+    let collected = timeout(limit, Limited::new(body, MAX_BYTES).collect()).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
@@ -86,8 +101,11 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let pointer = pointer(error.path());
-        refusal(&pointer, &error.into_inner())
+        // A field can be wrong before the text stops being JSON. That it is none counts more.
+        match serde_json::from_slice::<serde_json::Value>(bytes) {
+            Ok(_) => refusal(&pointer(error.path()), error.inner()),
+            Err(malformed) => refusal("", &malformed),
+        }
     })?;
     deserializer.end().map_err(|error| refusal("", &error))?;
     Ok(value)

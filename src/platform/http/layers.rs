@@ -14,17 +14,19 @@ use std::{
 use axum::{
     Router,
     extract::{MatchedPath, Request, State},
-    middleware::{Next, from_fn, from_fn_with_state},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::{sync::oneshot, time::timeout_at};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
 use super::{
     error::ApiError,
+    json::BodyTimeout,
     route_metrics::{RouteMetrics, UNKNOWN_ROUTE},
 };
 use crate::platform::{
@@ -56,6 +58,8 @@ const HSTS: HeaderValue = HeaderValue::from_static("max-age=63072000; includeSub
 pub struct Config {
     /// For any request; a client may ask for less.
     pub request_timeout: Duration,
+    /// For the body of a request to arrive.
+    pub body_timeout: Duration,
     pub cors_origins: Vec<HeaderValue>,
 }
 
@@ -64,6 +68,7 @@ struct Edge {
     metrics: Arc<RouteMetrics>,
     tasks: Tasks,
     request_timeout: Duration,
+    body_timeout: BodyTimeout,
 }
 
 /// Puts the stack around `router`.
@@ -80,6 +85,7 @@ pub fn apply(
         metrics: Arc::new(RouteMetrics::new(metrics)?),
         tasks: tasks.clone(),
         request_timeout: config.request_timeout,
+        body_timeout: BodyTimeout(config.body_timeout),
     };
     let router = if config.cors_origins.is_empty() {
         router
@@ -98,7 +104,9 @@ pub fn apply(
         )
     };
     // The last one added is the first one passed.
-    Ok(router.layer(from_fn(protect)).layer(from_fn_with_state(edge, observe)))
+    Ok(router
+        .layer(from_fn_with_state(tasks.clone(), protect))
+        .layer(from_fn_with_state(edge, observe)))
 }
 
 /// Health, metrics and the like: polled by machines every few seconds.
@@ -106,8 +114,9 @@ fn is_unlogged(route: &str) -> bool {
     route == "/metrics" || route.starts_with("/health")
 }
 
-async fn observe(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+async fn observe(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
+    request.extensions_mut().insert(edge.body_timeout);
     let in_flight = edge.metrics.start();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or(UNKNOWN_ROUTE, MatchedPath::as_str);
@@ -167,7 +176,7 @@ fn read_context(headers: &HeaderMap, start: Instant, limit: Duration) -> Context
     }
 }
 
-async fn protect(request: Request, next: Next) -> Response {
+async fn protect(State(tasks): State<Tasks>, request: Request, next: Next) -> Response {
     let uri = request.uri().path_and_query().map_or(0, |uri| uri.as_str().len());
     if uri > MAX_URI_BYTES {
         return ApiError::new(
@@ -187,22 +196,45 @@ async fn protect(request: Request, next: Next) -> Response {
         .into_response();
     }
     let deadline = Context::current().map_or_else(Instant::now, |context| context.deadline);
-    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    match tokio::time::timeout_at(deadline.into(), work).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(panic)) => {
-            let message = panic
-                .downcast_ref::<&str>()
-                .map(ToString::to_string)
-                .or_else(|| panic.downcast_ref::<String>().cloned());
-            let message = message.unwrap_or_else(|| "of unknown type".to_owned());
-            ApiError::internal(anyhow::anyhow!("panic: {message}")).into_response()
-        }
-        Err(_) => ApiError::unavailable(
+    let answer = if request.method().is_safe() {
+        timeout_at(deadline.into(), without_panic(next.run(request))).await
+    } else {
+        timeout_at(deadline.into(), to_the_end(&tasks, request, next)).await
+    };
+    answer.unwrap_or_else(|_| {
+        ApiError::unavailable(
             "deadline_exceeded",
             "This took longer than it may; whether a change was saved is unknown. Repeat it with \
              the same Idempotency-Key.",
         )
-        .into_response(),
+        .into_response()
+    })
+}
+
+/// Runs what may change something on a task of its own, so that a client that hangs up cannot
+/// cut it between its commit and what has to follow, such as telling the caches. It ends all the
+/// same: every step has a deadline.
+async fn to_the_end(tasks: &Tasks, request: Request, next: Next) -> Response {
+    let (sender, receiver) = oneshot::channel();
+    let work = async move {
+        // An error says that the client is gone.
+        let _ = sender.send(without_panic(next.run(request)).await);
+    };
+    match Context::current() {
+        Some(context) => tasks.spawn(context.scope(work).in_current_span()),
+        None => tasks.spawn(work.in_current_span()),
     }
+    let gone = |_| ApiError::internal(anyhow::anyhow!("the task of a request was lost"));
+    receiver.await.map_err(gone).unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn without_panic(work: impl Future<Output = Response>) -> Response {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "of unknown type".to_owned());
+        ApiError::internal(anyhow::anyhow!("panic: {message}")).into_response()
+    })
 }

@@ -1,10 +1,11 @@
 //! HTTP: what every route shares.
 //!
-//! Reading order: `server` accepts connections, `layers` is the stack around all routes, `gate`
+//! Reading order: `server` accepts, `connection` serves, `layers` is the stack around all routes, `gate`
 //! stands before `/v1`, then the extractors (`json`, `params`, `idempotent`, `etag`,
 //! `pagination`), and `error`, the one error that leaves the process.
 
 mod client_ip;
+mod connection;
 pub mod docs;
 pub mod error;
 pub mod etag;

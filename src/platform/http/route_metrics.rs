@@ -16,8 +16,10 @@ pub(super) struct RouteMetrics {
     in_flight: IntGauge,
     /// Children by route, then by method and status, so that a request hashes its route once and
     /// allocates nothing. Bounded by the routes that exist.
-    series: RwLock<HashMap<String, HashMap<(&'static str, u16), Series>>>,
+    series: RwLock<HashMap<String, HashMap<MethodAndStatus, Series>>>,
 }
+
+type MethodAndStatus = (&'static str, u16);
 
 #[derive(Clone)]
 struct Series {
@@ -65,7 +67,7 @@ impl RouteMetrics {
         }
     }
 
-    fn series(&self, route: &str, key: (&'static str, u16)) -> Series {
+    fn series(&self, route: &str, key: MethodAndStatus) -> Series {
         let status = key.1.to_string();
         let labels = [key.0, route, &status];
         let series = Series {

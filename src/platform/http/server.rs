@@ -1,26 +1,16 @@
-//! Serves connections, and ends without cutting any request short.
-//!
-//! hyper's builder rather than `axum::serve`, which sets no time-out on headers and waits for
-//! the last connection without end.
+//! Accepts connections, and ends without cutting any request short.
 
-use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
-use axum::{Router, body::Body};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use axum::Router;
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt;
 
-use super::client_ip::Peer;
+use super::connection;
 use crate::platform::shutdown::Tasks;
-
-/// Larger than what [`super::layers`] accepts, so that a head that is a little too large gets a
-/// problem document instead of hyper's bare status.
-const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// How long to leave `accept` alone after it failed for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -47,6 +37,7 @@ pub async fn serve(
 ) -> bool {
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
+    let cutting = CancellationToken::new();
     let accepting = CancellationToken::new();
     for (listener, router) in listeners {
         let acceptor = Acceptor {
@@ -54,6 +45,7 @@ pub async fn serve(
             header_timeout: config.header_timeout,
             connections: connections.clone(),
             closing: closing.clone(),
+            cutting: cutting.clone(),
         };
         let accepting = accepting.clone();
         let tracker = connections.clone();
@@ -73,6 +65,8 @@ pub async fn serve(
     let finished = timeout(config.drain_cap, connections.wait()).await.is_ok();
     if !finished {
         tracing::warn!(connections = connections.len(), "drain cap reached: cutting them off");
+        cutting.cancel();
+        connections.wait().await;
     }
     finished
 }
@@ -83,6 +77,8 @@ struct Acceptor {
     connections: TaskTracker,
     /// Idle connections end at once, busy ones after their request.
     closing: CancellationToken,
+    /// Whatever is left ends where it stands; open transactions are rolled back.
+    cutting: CancellationToken,
 }
 
 impl Acceptor {
@@ -113,44 +109,14 @@ impl Acceptor {
         reason = "connections have a tracker of their own: they end before the tasks do"
     )]
     fn spawn(&self, stream: TcpStream, peer: SocketAddr) {
-        let connection = serve_connection(
+        let connection = connection::serve(
             stream,
             peer,
             self.router.clone(),
             self.header_timeout,
             self.closing.clone(),
         );
+        let connection = self.cutting.clone().run_until_cancelled_owned(connection);
         tokio::spawn(self.connections.track_future(connection));
-    }
-}
-
-async fn serve_connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-    header_timeout: Duration,
-    closing: CancellationToken,
-) {
-    // Answers are written in one go; waiting for more to send would only delay them.
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
-        router.clone().oneshot(request.map(Body::new))
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(READ_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, %peer, "connection ended");
     }
 }

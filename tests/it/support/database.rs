@@ -1,5 +1,7 @@
 //! A database per test, cloned from the migrated template.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use super::{topology, unique};
@@ -23,6 +25,23 @@ impl Database {
     /// A connection that may do anything: to look behind the API's back.
     pub async fn connect(&self) -> PgConnection {
         connect(&self.name).await
+    }
+
+    /// Waits until the replicas show all that was committed so far.
+    pub async fn replicated(&self) {
+        let now = "select (pg_current_wal_lsn() - '0/0')::bigint";
+        let behind = "select ($1 - (pg_last_wal_replay_lsn() - '0/0')::bigint)::bigint";
+        let now: i64 = sqlx::query_scalar(now).fetch_one(&mut self.connect().await).await.unwrap();
+        for replica in &topology().replicas {
+            let url = replica.direct_url(&topology().superuser, "postgres");
+            let mut replica = PgConnection::connect(&url).await.unwrap();
+            let behind = async |replica: &mut PgConnection| -> i64 {
+                sqlx::query_scalar(behind).bind(now).fetch_one(replica).await.unwrap()
+            };
+            while behind(&mut replica).await > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
     }
 
     /// One number, such as a count or a sum.

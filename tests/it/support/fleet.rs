@@ -27,10 +27,14 @@ pub struct Replica {
 }
 
 /// How a fleet is to be.
+#[derive(Default)]
 pub struct FleetBuilder {
     replicas: usize,
     settings: HashMap<String, String>,
     own_redis: bool,
+    /// Ports of PgBouncers to use instead of the lab's.
+    primary_pooler: Option<u16>,
+    replica_pooler: Option<u16>,
 }
 
 impl Fleet {
@@ -40,7 +44,7 @@ impl Fleet {
     }
 
     pub fn of(replicas: usize) -> FleetBuilder {
-        FleetBuilder { replicas, settings: HashMap::new(), own_redis: false }
+        FleetBuilder { replicas, settings: HashMap::new(), ..FleetBuilder::default() }
     }
 
     /// A client that only talks to one replica.
@@ -55,14 +59,26 @@ impl Fleet {
 }
 
 impl FleetBuilder {
-    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
-        self.settings.insert(name.to_owned(), value.to_string());
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.insert(name.to_owned(), value.to_owned());
         self
     }
 
     /// With a Redis that the test may stop, flush or fill.
     pub fn own_redis(mut self) -> Self {
         self.own_redis = true;
+        self
+    }
+
+    /// With the primary behind another PgBouncer, which the test may stop.
+    pub fn primary_pooler(mut self, port: u16) -> Self {
+        self.primary_pooler = Some(port);
+        self
+    }
+
+    /// With one replica, behind another PgBouncer, which the test may stop.
+    pub fn replica_pooler(mut self, port: u16) -> Self {
+        self.replica_pooler = Some(port);
         self
     }
 
@@ -73,6 +89,12 @@ impl FleetBuilder {
         if let Some(redis) = &redis {
             settings.insert("REDIS_URL".to_owned(), redis.url());
         }
+        let names = ["DATABASE_URL", "DATABASE_REPLICA_URLS"];
+        for (name, port) in names.into_iter().zip([self.primary_pooler, self.replica_pooler]) {
+            if let Some(port) = port {
+                settings.insert(name.to_owned(), pooled_url(port, &database.name));
+            }
+        }
         settings.extend(self.settings);
         let mut replicas = Vec::with_capacity(self.replicas);
         for _ in 0..self.replicas {
@@ -80,8 +102,8 @@ impl FleetBuilder {
         }
         let addresses = replicas.iter().map(|replica| replica.address).collect();
         let client = Client::new(addresses);
-        for replica in 0..self.replicas {
-            client.with_addresses(vec![replicas[replica].address]).until_ready().await;
+        for replica in &replicas {
+            client.with_addresses(vec![replica.address]).until_ready().await;
         }
         Fleet { database, client, replicas, redis }
     }
@@ -115,8 +137,13 @@ impl Replica {
 
 fn start_redis() -> Redis {
     let name = unique("redis");
-    let site = Site::scratch(&topology().scratch_dir(&name)).unwrap();
+    let site = Site::beside(topology(), &name).unwrap();
     Redis::start(&site, "redis", lab::ports::Port::free().unwrap()).unwrap()
+}
+
+fn pooled_url(port: u16, database: &str) -> String {
+    let app = &topology().app;
+    format!("postgres://{}:{}@127.0.0.1:{port}/{database}", app.user, app.password)
 }
 
 /// The settings of a replica: the lab's servers, generous limits, no drain delay.

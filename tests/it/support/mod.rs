@@ -2,16 +2,18 @@
 //! methods are named after requests.
 
 mod client;
+mod cluster;
 mod database;
 mod fleet;
 
 pub use self::{
     client::{Client, PASSWORD, Reply, order},
+    cluster::Cluster,
     database::Database,
-    fleet::{Fleet, FleetBuilder},
+    fleet::{Fleet, environment},
 };
 
-use lab::topology::Topology;
+use lab::{pgbouncer::PgBouncer, ports::Port, site::Site, topology::Topology};
 use std::sync::OnceLock;
 
 /// The servers that `cargo lab test` has started for this process.
@@ -23,4 +25,28 @@ pub fn topology() -> &'static Topology {
 /// A name that nothing else has: for databases, keys and addresses.
 pub fn unique(prefix: &str) -> String {
     format!("{prefix}_{}", uuid::Uuid::now_v7().simple())
+}
+
+/// A PgBouncer of the test's own, in front of one of the lab's databases.
+pub fn pgbouncer(postgres_port: u16) -> PgBouncer {
+    let site = Site::beside(topology(), &unique("pgbouncer")).unwrap();
+    PgBouncer::start(&site, "pgbouncer", Port::free().unwrap(), postgres_port).unwrap()
+}
+
+/// Stops it and starts it again. Returns once it accepts connections.
+pub async fn restart(pooler: &mut PgBouncer) {
+    pooler.process().restart().unwrap();
+    let address = ("127.0.0.1", pooler.port());
+    until(async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
+}
+
+/// A bounded wait for what becomes true by itself.
+pub async fn until(mut is_true: impl AsyncFnMut() -> bool) {
+    for _ in 0..600 {
+        if is_true().await {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("did not become true");
 }
