@@ -156,7 +156,11 @@ impl Redis {
                 shared.breaker.record_success();
                 return Ok(value);
             }
-            Ok(Err(error)) if is_no_script(&error) => return Err(Failure::NoScript),
+            Ok(Err(error)) if is_no_script(&error) => {
+                // An answer: the call that loads the script must pass a breaker that was open.
+                shared.breaker.record_success();
+                return Err(Failure::NoScript);
+            }
             Ok(Err(error)) => {
                 shared.breaker.record_failure();
                 tracing::debug!(%error, "Redis refused");
