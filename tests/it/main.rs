@@ -27,6 +27,7 @@ mod pool;
 mod products;
 mod replay;
 mod scale;
+mod sessions;
 mod shutdown;
 mod tidy;
 mod users;

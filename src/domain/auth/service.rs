@@ -67,12 +67,16 @@ pub(super) async fn login(
     // Hashing takes tens of milliseconds: the connection is for others meanwhile.
     drop(conn);
     let (user, hash) = found.unzip();
-    let matches = app.passwords.verify(input.password, hash).await?;
+    let matches = app.passwords.verify(input.password, hash.clone()).await?;
     let Some(user) = user.filter(|_| matches) else {
         return Err(ApiError::unauthorized());
     };
     limits::forgive_account(app, &input.email).await;
     let mut tx = app.db.begin().await?;
+    // A change of the password ends the sessions it finds: none may begin behind its back.
+    if users::lock_password_hash(&mut tx, user.id).await? != hash {
+        return Err(ApiError::unauthorized());
+    }
     let grant = app.sessions.begin(&mut tx, user.id, origin).await?;
     tx.commit().await?;
     issue(app, &grant, user.role())

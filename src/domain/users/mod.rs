@@ -9,7 +9,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::{
     model::{Email, Name, NewUser, User, UserResponse},
-    queries::{find, find_credentials, find_password_hash, insert, set_password_hash},
+    queries::{
+        find, find_credentials, find_password_hash, insert, lock_password_hash, set_password_hash,
+    },
     service::create_admin,
 };
 use crate::state::AppState;

@@ -89,6 +89,13 @@ pub async fn find_password_hash(conn: &mut Conn, id: Uuid) -> Result<Option<Stri
         .await
 }
 
+/// The hash, which nobody can change before the transaction ends.
+pub async fn lock_password_hash(conn: &mut Conn, id: Uuid) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!("select password_hash from users where id = $1 for share", id)
+        .fetch_optional(conn)
+        .await
+}
+
 pub async fn set_password_hash(conn: &mut Conn, id: Uuid, hash: &str) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update users set password_hash = $2, updated_at = now() where id = $1",

@@ -7,7 +7,8 @@
 //!   an access token of the session can live.
 //! - An `active` entry is only ever set where there is none, so a slow reader cannot put it back
 //!   over a `revoked` one, and it lives so shortly that even a lost `revoked` entry is made up
-//!   for in time.
+//!   for in time. Its end is an instant of Redis' clock that is fixed before Postgres is asked:
+//!   a Redis that freezes does what it was sent when it thaws, however late that is.
 
 mod queries;
 
@@ -159,7 +160,9 @@ impl Sessions {
         let mut conn = self.db.primary().await?;
         let revoked = queries::revoke(&mut conn, user_id, session_id).await?;
         drop(conn);
-        self.spread_revocation(&[session_id]).await;
+        if revoked {
+            self.spread_revocation(&[session_id]).await;
+        }
         Ok(revoked)
     }
 
@@ -215,11 +218,14 @@ impl Sessions {
     async fn ask_postgres(&self, session_id: Uuid) -> Result<bool, db::Error> {
         let load = async {
             let asked = Instant::now();
+            let entry_end = self.entry_end().await;
             // A replica may lag behind the revocation.
             let mut conn = self.db.primary().await?;
             let live = queries::is_live(&mut conn, session_id).await?;
             drop(conn);
-            self.share_answer(session_id, live, asked).await;
+            if let Some(end) = entry_end {
+                self.share_answer(session_id, live, end).await;
+            }
             Ok::<_, db::Error>((live, asked))
         };
         let answer = self.answers.try_get_with(session_id, load).await;
@@ -232,15 +238,19 @@ impl Sessions {
         Ok(live)
     }
 
-    async fn share_answer(&self, session_id: Uuid, live: bool, asked: Instant) {
-        let Some(left) = SHARED_TTL.checked_sub(asked.elapsed()) else {
-            return;
-        };
+    /// When an entry for an answer that is asked for now has to be gone: milliseconds since 1970
+    /// by Redis' clock. `None` while it is away.
+    async fn entry_end(&self) -> Option<u64> {
+        let (seconds, micros) = self.redis.run::<(u64, u64)>(&cmd("TIME")).await.ok()?;
+        Some(seconds * 1_000 + micros / 1_000 + SHARED_TTL.as_millis() as u64)
+    }
+
+    async fn share_answer(&self, session_id: Uuid, live: bool, end: u64) {
         let mut set = cmd("SET");
         set.arg(self.key(session_id));
         set.arg(if live { ACTIVE } else { REVOKED });
         // NX: never over a `revoked` that came in between.
-        set.arg("NX").arg("PX").arg(left.as_millis() as u64);
+        set.arg("NX").arg("PXAT").arg(end);
         let _ = self.redis.run::<Option<String>>(&set).await;
     }
 

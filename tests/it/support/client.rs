@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use reqwest::{Method, RequestBuilder, header::HeaderMap};
@@ -16,6 +16,9 @@ use uuid::Uuid;
 use super::unique;
 
 pub const PASSWORD: &str = "correct horse battery";
+
+/// As promised for every replica, whatever has become of Redis.
+const REVOCATION_SPREADS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Goes round its addresses, request by request. Cheap to clone.
 #[derive(Clone)]
@@ -128,6 +131,20 @@ impl Client {
     pub async fn login(&self, email: &str, password: &str) -> Reply {
         let body = json!({ "email": email, "password": password });
         self.post("/v1/auth/login", &body).await
+    }
+
+    /// Waits until the token is refused, for as long as a revocation may take to spread.
+    pub async fn until_refused(&self) {
+        let begun = Instant::now();
+        loop {
+            let may_still_pass = begun.elapsed() < REVOCATION_SPREADS_WITHIN;
+            let reply = self.get("/v1/users/me").await;
+            if reply.status != 200 || !may_still_pass {
+                reply.expect_problem(401, "unauthorized");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// A new product; called by an administrator.

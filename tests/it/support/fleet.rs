@@ -186,11 +186,14 @@ impl Fleet {
         self.redis_command("FLUSHALL").await;
     }
 
+    /// Runs a command whose arguments have no blanks in them.
     pub async fn redis_command(&self, command: &str) {
         let url = self.redis.as_ref().expect("built with own_redis()").url();
         let client = deadpool_redis::redis::Client::open(url).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let command = deadpool_redis::redis::cmd(command);
+        let mut words = command.split(' ');
+        let mut command = deadpool_redis::redis::cmd(words.next().unwrap());
+        command.arg(words.collect::<Vec<_>>());
         command.query_async::<()>(&mut connection).await.unwrap();
     }
 
