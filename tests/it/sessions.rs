@@ -8,6 +8,9 @@ use uuid::Uuid;
 
 use crate::support::{Client, Fleet, PASSWORD, Reply, unique};
 
+/// What a replica of these tests grants at most without Redis: 0.34 of the default limit.
+const SHARE: u32 = 340_000;
+
 /// A session of a new customer: its client and its tokens.
 async fn begin(client: &Client) -> (Client, Value) {
     let email = format!("{}@shoal.test", unique("user"));
@@ -115,7 +118,7 @@ async fn an_end_that_redis_missed_holds_when_it_is_back_with_its_old_content() {
     redis.process().restart().unwrap();
     redis.wait_until_ready().unwrap();
     for client in &clients {
-        until_redis_answers(client, |_| ()).await;
+        client.until_redis_answers(SHARE, |_| ()).await;
     }
     expect_ended(&clients).await;
 }
@@ -140,27 +143,10 @@ async fn an_end_that_a_frozen_redis_missed_holds_when_it_thaws() {
     }
     fleet.redis.as_mut().unwrap().process().resume();
     for client in &clients {
-        until_redis_answers(client, |reply| {
-            reply.expect_problem(401, "unauthorized");
-        })
-        .await;
+        let refused = |reply: &Reply| drop(reply.expect_problem(401, "unauthorized"));
+        client.until_redis_answers(SHARE, refused).await;
     }
     expect_ended(&clients).await;
-}
-
-/// Checks every answer of the replica up to the first that it did not give without Redis: by
-/// itself it grants a part of the quota only.
-async fn until_redis_answers(client: &Client, check: impl Fn(&Reply)) {
-    loop {
-        let reply = client.get("/v1/users/me").await;
-        check(&reply);
-        let state = reply.header("ratelimit");
-        let left = state.split([';', '=']).nth(2).unwrap();
-        if left.parse::<u32>().unwrap() > 500_000 {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]

@@ -203,3 +203,23 @@ impl<S: Sync> FromRequestParts<S> for Limit {
         decision.map(Self).ok_or_else(ApiError::not_found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_a_bearer_token_and_no_other_credentials() {
+        let token = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(token("Bearer a.b.c").as_deref(), Some("a.b.c"));
+        assert_eq!(token("bEARER  a.b.c ").as_deref(), Some("a.b.c"));
+        for other in ["Basic a.b.c", "a.b.c", "Bearer", "", "Bearera.b.c"] {
+            assert_eq!(token(other), None, "{other}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+}

@@ -147,6 +147,20 @@ impl Client {
         }
     }
 
+    /// Checks every answer up to the first that was counted in Redis, as one sees by what is left:
+    /// more than `share`, which is what a replica grants by itself.
+    pub async fn until_redis_answers(&self, share: u32, check: impl Fn(&Reply)) {
+        for _ in 0..1_000 {
+            let reply = self.get("/v1/users/me").await;
+            check(&reply);
+            if reply.limit_remaining() > share {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the replica does not find back to Redis");
+    }
+
     /// A new product; called by an administrator.
     pub async fn create_product(&self, stock: i64, unit_amount: i64) -> Uuid {
         let sku = unique("SKU");
@@ -217,5 +231,12 @@ impl Reply {
     /// A header, or an empty text.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Requests left, as the `RateLimit` header says.
+    pub fn limit_remaining(&self) -> u32 {
+        let state = self.header("ratelimit");
+        let remaining = state.split(";r=").nth(1).unwrap().split(';').next().unwrap();
+        remaining.parse().unwrap()
     }
 }
