@@ -35,6 +35,11 @@ begin
             uuid_at(month),
             uuid_at(month + interval '1 month')
         );
+        -- A partition has rights of its own: the parent's append-only rule has to be repeated.
+        if parent = 'events' then
+            execute format('revoke update, delete on %I from shoal_app',
+                parent || to_char(month at time zone 'UTC', '"_y"YYYY"m"MM'));
+        end if;
     end loop;
 end
 $$;
@@ -88,7 +93,8 @@ create table events (
     -- `<resource>.<past participle>`, such as `order.created`.
     type text not null,
     subject_id uuid not null,
-    -- 1, 2, 3, ... per subject: clocks of replicas differ, this does not.
+    -- The version of the subject that it made: clocks of replicas differ, this does not. Without
+    -- a gap where every change is an event, as with orders.
     sequence int not null,
     -- Whose data it is; null for what belongs to nobody, such as the catalogue.
     customer_id uuid,
@@ -101,4 +107,4 @@ create table events (
 create table events_default partition of events default;
 select create_month_partitions('events', 3);
 create index events_subject_id_sequence_idx on events (subject_id, sequence);
-revoke update, delete on events from shoal_app;
+revoke update, delete on events, events_default from shoal_app;

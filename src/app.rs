@@ -27,8 +27,8 @@ use crate::{
     info(
         title = "Shoal",
         description = "A small shop on a horizontally scalable platform. Errors are problem \
-                       documents (RFC 9457), lists are paged by cursor, and every `POST` of a user \
-                       takes an `Idempotency-Key`.",
+                       documents (RFC 9457), lists are paged by cursor, and every `POST` that \
+                       changes the shop takes an `Idempotency-Key`.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
         contact()
     ),

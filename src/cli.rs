@@ -16,13 +16,16 @@ use crate::{
     config::{self, Config, process_environment},
     domain::{auth::Password, products::import, users},
     platform::{
+        breaker::Breaker,
+        cache::Caches,
         db::{Db, schema},
         metrics::Metrics,
         passwords::{self, Passwords},
+        redis::Redis,
         shutdown::{self, Tasks},
         tokens,
     },
-    state::AppState,
+    state::{AppState, product_cache},
 };
 
 /// A horizontally scalable, stateless HTTP API.
@@ -181,12 +184,20 @@ async fn create_admin(email: String, name: String) -> anyhow::Result<()> {
 async fn import_products(file: PathBuf) -> anyhow::Result<()> {
     let csv =
         std::fs::File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
-    let (db, tasks) = connect()?;
-    let count = import::import(&db, csv)
+    let (database, redis) = config::read_stores(&process_environment)?;
+    let (metrics, tasks) = (Metrics::new()?, Tasks::default());
+    let db = Db::new(&database, &metrics, &tasks)?;
+    let breaker = Breaker::new(metrics.int_gauge("circuit_breaker_state", "As of `serve`.")?);
+    let caches = Caches::new(Redis::new(&redis, &metrics, breaker)?, &metrics)?;
+    let imported = import::import(&db, csv)
         .await
         .with_context(|| format!("{} was not imported", file.display()))?;
+    let cache = product_cache(&caches);
+    for id in &imported {
+        cache.bury(id).await;
+    }
     tasks.stop().await;
-    print(&format!("{count} products imported from {}\n", file.display()))
+    print(&format!("{} products imported from {}\n", imported.len(), file.display()))
 }
 
 /// The database alone, for subcommands that do one thing and end.

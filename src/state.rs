@@ -75,7 +75,7 @@ impl AppState {
             passwords: Passwords::new(&config.passwords)?,
             limiter: RateLimiter::new(redis.clone(), config.limits.local_share, &metrics)?,
             limits: Arc::new(config.limits.clone()),
-            product_cache: caches.cache("product", PRODUCT_TTL),
+            product_cache: product_cache(&caches),
             catalogue_cache: caches.cache("catalogue", CATALOGUE_TTL),
             health: Health::new(db.clone(), redis, storage, tasks.clone()),
             db,
@@ -83,6 +83,11 @@ impl AppState {
             tasks,
         })
     }
+}
+
+/// The cache of products by id; apart, since the command line writes products as well.
+pub fn product_cache(caches: &Caches) -> Cache {
+    caches.cache("product", PRODUCT_TTL)
 }
 
 /// Buried on every write, so this bounds memory rather than staleness.

@@ -192,7 +192,7 @@ pub(super) fn declare_database(env: &mut Env<'_>) -> Option<db::Config> {
     })
 }
 
-fn declare_redis(env: &mut Env<'_>) -> Option<redis::Config> {
+pub(super) fn declare_redis(env: &mut Env<'_>) -> Option<redis::Config> {
     let url = env.required("REDIS_URL", "Redis", secret);
     let prefix = env.or_default("SHOAL_REDIS_PREFIX", "shoal", "stands before every key", text);
     let timeout = env.or_default(

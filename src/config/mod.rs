@@ -11,7 +11,7 @@ use std::{fmt::Write as _, net::IpAddr};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use self::declare::{declare_database, declare_direct_url, declare_telemetry};
+use self::declare::{declare_database, declare_direct_url, declare_redis, declare_telemetry};
 use crate::platform::{
     db,
     env::{Env, Lookup, Variable},
@@ -81,6 +81,17 @@ pub fn read_telemetry(lookup: Lookup<'_>) -> Result<telemetry::Config, Mistakes>
 /// Every mistake at once.
 pub fn read_database(lookup: Lookup<'_>) -> Result<db::Config, Mistakes> {
     read(lookup, declare_database)
+}
+
+/// For subcommands that write what is cached.
+///
+/// # Errors
+/// Every mistake at once.
+pub fn read_stores(lookup: Lookup<'_>) -> Result<(db::Config, redis::Config), Mistakes> {
+    read(lookup, |env| {
+        let (database, redis) = (declare_database(env), declare_redis(env));
+        Some((database?, redis?))
+    })
 }
 
 /// For `shoal migrate`.

@@ -18,7 +18,7 @@ pub struct NewEvent<'a, T> {
     /// `<resource>.<past participle>`, such as `order.created`.
     pub kind: &'static str,
     pub subject_id: Uuid,
-    /// 1 for the subject's first event, and so on without a gap.
+    /// The version of the subject that it made. Clocks of replicas differ, this does not.
     pub sequence: i32,
     /// Whose data it is, if anybody's.
     pub customer_id: Option<Uuid>,

@@ -279,3 +279,21 @@ async fn products_are_imported_all_or_none() {
     assert_eq!(missing.code, 1);
     assert!(missing.stderr.contains("nowhere.csv"), "{}", missing.stderr);
 }
+
+#[tokio::test]
+async fn an_import_is_seen_behind_the_cache() {
+    let fleet = Fleet::one().await;
+    let product = fleet.admin().await.create_product(5, 100).await;
+    let path = format!("/v1/products/{product}");
+    let sku = fleet.client.get(&path).await.expect(200)["sku"].as_str().unwrap().to_owned();
+    assert_eq!(fleet.client.get(&path).await.header("cache-status"), "shoal; hit");
+    let folder = topology().scratch_dir(&unique("csv"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("products.csv");
+    let head = "sku,name,description,unit_amount,currency,stock";
+    std::fs::write(&file, format!("{head}\n{sku},New name,New,999,EUR,5\n")).unwrap();
+    let import = ["import", "products", file.to_str().unwrap()];
+    let imported = shoal(&settings(&fleet.database.name), &import, "").await;
+    assert_eq!(imported.code, 0, "{}", imported.stderr);
+    assert_eq!(fleet.client.get(&path).await.expect(200)["unit_amount"], 999);
+}

@@ -248,3 +248,27 @@ async fn lists_by_status_and_page() {
     }
     assert_eq!(seen, placed);
 }
+
+#[tokio::test]
+async fn nobody_can_rewrite_the_trail() {
+    let fleet = Fleet::one().await;
+    let product = fleet.admin().await.create_product(5, 100).await;
+    fleet.client.register().await.place_order("k", &[(product, 1)]).await.expect(201);
+    let mut connection = fleet.database.connect().await;
+    let tables: Vec<String> =
+        sqlx::query_scalar("select relid::text from pg_partition_tree('events') order by 1")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    assert!(tables.len() > 4, "{tables:?}");
+    // As the role that the API has.
+    for table in tables {
+        for statement in ["delete from", "truncate"] {
+            let mut conn = fleet.app().db.primary().await.unwrap();
+            let statement = sqlx::AssertSqlSafe(format!("{statement} {table}"));
+            let refused = sqlx::query(statement).execute(&mut conn).await.unwrap_err();
+            // 42501: insufficient privilege.
+            assert_eq!(refused.as_database_error().unwrap().code().unwrap(), "42501");
+        }
+    }
+}

@@ -133,7 +133,7 @@ async fn a_connection_to_a_read_only_server_is_not_kept() {
 async fn a_full_pool_says_so_instead_of_waiting_on() {
     let fleet = Fleet::of(1)
         .set("SHOAL_DB_POOL_SIZE", "1")
-        .set("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "100")
+        .set("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "1000")
         .start()
         .await;
     let db = &fleet.app().db;

@@ -1,5 +1,6 @@
 //! What must hold because there are several replicas.
 
+use futures::{StreamExt, stream};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -8,12 +9,12 @@ use crate::support::{Client, Fleet};
 /// Customers that are logged in already: what is measured is not hashing. They share one account
 /// per four clients, as the same customer on several devices.
 async fn customers(fleet: &Fleet, count: usize) -> Vec<Client> {
-    let mut registrations = JoinSet::new();
-    for _ in 0..count.div_ceil(4) {
-        let client = fleet.client.clone();
-        registrations.spawn(async move { client.register().await });
-    }
-    let accounts = registrations.join_all().await;
+    // A few at a time, since each hashes a password.
+    let accounts: Vec<Client> = stream::iter(0..count.div_ceil(4))
+        .map(|_| fleet.client.register())
+        .buffered(4)
+        .collect()
+        .await;
     (0..count).map(|index| accounts[index % accounts.len()].clone()).collect()
 }
 

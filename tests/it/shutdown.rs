@@ -107,7 +107,7 @@ async fn orders_of(clients: &[Client]) -> usize {
 
 #[tokio::test]
 async fn what_is_in_flight_is_finished_while_draining() {
-    let mut fleet = Fleet::of(1).set("SHOAL_DRAIN_DELAY_MS", "300").start().await;
+    let mut fleet = Fleet::of(1).set("SHOAL_DRAIN_DELAY_MS", "3000").start().await;
     let product = fleet.admin().await.create_product(10, 100).await;
     let customer = fleet.client.register().await;
     // A lock on the product's stock holds the order up until we let go of it.
@@ -152,7 +152,9 @@ async fn until_waiting_for_a_lock(fleet: &Fleet) {
 
 #[tokio::test]
 async fn the_cap_ends_a_request_that_does_not() {
-    let mut fleet = Fleet::of(1).set("SHOAL_DRAIN_CAP_MS", "200").start().await;
+    let settings = Fleet::of(1).set("SHOAL_DRAIN_CAP_MS", "200");
+    // What was cut off ends at its own deadline, soon after.
+    let mut fleet = settings.set("SHOAL_REQUEST_TIMEOUT_MS", "3000").start().await;
     let product = fleet.admin().await.create_product(10, 100).await;
     let customer = fleet.client.register().await;
     let mut connection = fleet.database.connect().await;

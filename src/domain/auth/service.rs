@@ -13,7 +13,7 @@ use crate::{
         db::OnConstraint,
         events::{self, NewEvent},
         http::error::ApiError,
-        sessions::{Grant, Origin, RefreshError},
+        sessions::{Grant, Origin},
         tokens::{Principal, Role},
     },
     state::AppState,
@@ -90,10 +90,16 @@ pub(super) async fn refresh(
     app: &AppState,
     token: &SecretString,
 ) -> Result<TokenResponse, ApiError> {
-    let grant = app.sessions.refresh(token).await?;
-    let mut conn = app.db.primary().await?;
-    let user = users::find(&mut conn, grant.user_id).await?;
-    let user = user.ok_or(RefreshError::Invalid)?;
+    let mut tx = app.db.begin().await?;
+    let Some(grant) = app.sessions.refresh(&mut tx, token).await? else {
+        drop(tx);
+        app.sessions.refuse(token).await?;
+        return Err(ApiError::unauthorized());
+    };
+    // Within the transaction: a token is only spent if its successor can be handed out.
+    let user = users::find(&mut tx, grant.user_id).await?;
+    let user = user.ok_or_else(ApiError::unauthorized)?;
+    tx.commit().await?;
     issue(app, &grant, user.role())
 }
 

@@ -32,21 +32,22 @@ struct Line {
 
 /// Reads products from CSV with the columns `sku,name,description,unit_amount,currency,stock`.
 /// A product whose SKU exists is updated; its stock, which orders have changed since, stays.
-/// Returns how many lines were imported.
+/// Returns the ids: whoever calls this tells the cache.
 ///
 /// # Errors
 /// What is wrong, line by line; nothing was imported.
-pub async fn import(db: &Db, csv: impl Read) -> anyhow::Result<usize> {
+pub async fn import(db: &Db, csv: impl Read) -> anyhow::Result<Vec<Uuid>> {
     let products = parse(csv)?;
     let mut tx = db.begin().await.context("cannot reach the database")?;
+    let mut ids = Vec::with_capacity(products.len());
     for batch in products.chunks(BATCH) {
-        upsert(&mut tx, batch).await.context("nothing was imported")?;
+        ids.extend(upsert(&mut tx, batch).await.context("nothing was imported")?);
     }
     tx.commit().await.context("nothing was imported")?;
-    Ok(products.len())
+    Ok(ids)
 }
 
-async fn upsert(tx: &mut Tx, products: &[CreateProduct]) -> Result<(), sqlx::Error> {
+async fn upsert(tx: &mut Tx, products: &[CreateProduct]) -> Result<Vec<Uuid>, sqlx::Error> {
     let mut columns = queries::Columns::default();
     for product in products {
         columns.ids.push(Uuid::now_v7());

@@ -324,10 +324,10 @@ pub(super) struct Columns {
     pub(super) availabilities: Vec<Availability>,
 }
 
-/// Inserts products with their stock, or updates those whose SKU exists without it.
-pub(super) async fn upsert(conn: &mut Conn, columns: &Columns) -> Result<(), sqlx::Error> {
+/// Inserts products with their stock, or updates those whose SKU exists without it. The ids.
+pub(super) async fn upsert(conn: &mut Conn, columns: &Columns) -> Result<Vec<Uuid>, sqlx::Error> {
     let availabilities: Vec<&str> = columns.availabilities.iter().map(|a| a.as_str()).collect();
-    sqlx::query!(
+    sqlx::query_scalar!(
         "with given as (
              select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[],
                                   $6::text[], $7::bigint[], $8::text[])
@@ -341,10 +341,12 @@ pub(super) async fn upsert(conn: &mut Conn, columns: &Columns) -> Result<(), sql
                      unit_amount = excluded.unit_amount, archived_at = null,
                      version = p.version + 1, updated_at = now()
              returning p.id, p.sku
+         ), shelves as (
+             insert into inventory (product_id, on_hand)
+             select u.id, g.stock from upserted u join given g using (sku)
+             on conflict (product_id) do nothing
          )
-         insert into inventory (product_id, on_hand)
-         select u.id, g.stock from upserted u join given g using (sku)
-         on conflict (product_id) do nothing",
+         select id from upserted",
         &columns.ids,
         &columns.skus,
         &columns.names,
@@ -354,7 +356,6 @@ pub(super) async fn upsert(conn: &mut Conn, columns: &Columns) -> Result<(), sql
         &columns.stocks,
         &availabilities as &[&str],
     )
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_all(conn)
+    .await
 }

@@ -70,7 +70,7 @@ pub(super) async fn serve(
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = closing.cancelled() => {
-            Pin::new(&mut connection).graceful_shutdown();
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }
     };

@@ -10,7 +10,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::platform::{context::Context, db, idempotency, passwords, sessions};
+use crate::platform::{context::Context, db, idempotency, passwords};
 
 /// An error as the client gets it.
 #[derive(Debug)]
@@ -251,15 +251,6 @@ impl From<passwords::Error> for ApiError {
                 Self::unavailable("overloaded", "Too many log-ins at once; try again shortly.")
             }
             passwords::Error::Bug(cause) => Self::internal(cause),
-        }
-    }
-}
-
-impl From<sessions::RefreshError> for ApiError {
-    fn from(error: sessions::RefreshError) -> Self {
-        match error {
-            sessions::RefreshError::Invalid => Self::unauthorized(),
-            sessions::RefreshError::Database(error) => error.into(),
         }
     }
 }

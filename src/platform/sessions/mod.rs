@@ -67,21 +67,6 @@ pub struct Grant {
     pub refresh_token: SecretString,
 }
 
-/// Why a refresh was refused. The client is told the same in every case.
-#[derive(Debug, thiserror::Error)]
-pub enum RefreshError {
-    #[error("the refresh token is not valid")]
-    Invalid,
-    #[error(transparent)]
-    Database(#[from] db::Error),
-}
-
-impl From<sqlx::Error> for RefreshError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error.into())
-    }
-}
-
 /// Begins, continues, checks and ends sessions. Cheap to clone.
 #[derive(Clone)]
 pub struct Sessions {
@@ -120,27 +105,37 @@ impl Sessions {
         self.grant(tx, session_id, user_id).await
     }
 
-    /// Trades a refresh token for the next one. A token that was traded before ends its session:
-    /// either its owner or a thief holds a copy, and nobody can tell which.
+    /// Trades a refresh token for the next one, in the caller's transaction. `None` for one that
+    /// is unknown, expired, used or revoked; tell [`Sessions::refuse`] then.
     ///
     /// # Errors
-    /// `Invalid` for an unknown, expired, used or revoked token.
-    pub async fn refresh(&self, token: &SecretString) -> Result<Grant, RefreshError> {
-        let hash = hash(token);
-        let mut tx = self.db.begin().await?;
-        if let Some((session_id, user_id)) = queries::spend_token(&mut tx, &hash).await? {
-            let grant = self.grant(&mut tx, session_id, user_id).await?;
-            queries::touch(&mut tx, session_id).await?;
-            tx.commit().await?;
-            return Ok(grant);
-        }
-        let reused = queries::find_spent_token(&mut tx, &hash).await?;
-        drop(tx);
+    /// The database refused.
+    pub async fn refresh(
+        &self,
+        tx: &mut Tx,
+        token: &SecretString,
+    ) -> Result<Option<Grant>, sqlx::Error> {
+        let Some((session_id, user_id)) = queries::spend_token(tx, &hash(token)).await? else {
+            return Ok(None);
+        };
+        queries::touch(tx, session_id).await?;
+        self.grant(tx, session_id, user_id).await.map(Some)
+    }
+
+    /// Ends the session of a token that was refused because it was used before: either its owner
+    /// or a thief holds a copy, and nobody can tell which.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    pub async fn refuse(&self, token: &SecretString) -> Result<(), db::Error> {
+        let mut conn = self.db.primary().await?;
+        let reused = queries::find_spent_token(&mut conn, &hash(token)).await?;
+        drop(conn);
         if let Some((session_id, user_id)) = reused {
             tracing::warn!(%session_id, "a refresh token came twice: session revoked");
             self.revoke(user_id, session_id).await?;
         }
-        Err(RefreshError::Invalid)
+        Ok(())
     }
 
     /// The live sessions of a user, newest first.

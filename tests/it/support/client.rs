@@ -104,7 +104,7 @@ impl Client {
     }
 
     pub async fn until_ready(&self) {
-        for _ in 0..600 {
+        for _ in 0..3_000 {
             let reply = self.request(Method::GET, "/health/startup").send().await;
             if reply.is_ok_and(|reply| reply.status().is_success()) {
                 return;

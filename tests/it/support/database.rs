@@ -18,6 +18,12 @@ impl Database {
         let template = &topology().template_database;
         let create = format!("create database {name} template {template}");
         admin.execute(AssertSqlSafe(create)).await.unwrap();
+        // The machine that runs all tests at once is slower than any that serves: what is to be
+        // proven is that requests wait for each other, not how fast they are.
+        for limit in ["statement_timeout = '20s'", "lock_timeout = '10s'"] {
+            let alter = format!("alter role shoal_app in database {name} set {limit}");
+            admin.execute(AssertSqlSafe(alter)).await.unwrap();
+        }
         admin.close().await.unwrap();
         Self { name }
     }
