@@ -4,8 +4,8 @@
 //! `model.rs` (parsed input, rows, answers), `handlers.rs`, `queries.rs`, and `service.rs` where
 //! a use case takes more than one statement. `products` is the one to copy.
 //!
-//! A resource uses another only through its `mod.rs`, and only one that stands above it in this
-//! list; the other direction goes by event.
+//! A resource uses another only through its `mod.rs`, and only one that stands above it in
+//! [`routes`]; the other direction goes by event.
 
 pub mod auth;
 pub mod orders;
@@ -19,8 +19,8 @@ use crate::state::AppState;
 /// The routes of every resource.
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .merge(auth::routes())
         .merge(users::routes())
+        .merge(auth::routes())
         .merge(products::routes())
         .merge(orders::routes())
 }
