@@ -20,7 +20,7 @@ create function uuid_at(instant timestamptz) returns uuid
 -- the current month to `months_ahead` later. Safe to repeat. Runs with its owner's rights, so
 -- that a schedule of the application can call it without having DDL itself.
 create function create_month_partitions(parent text, months_ahead int) returns void
-    language plpgsql security definer set search_path = public
+    language plpgsql security definer set search_path = public, pg_temp
 as $$
 declare
     month timestamptz;

@@ -67,8 +67,8 @@ enum Keys {
 
 #[derive(Subcommand)]
 enum Admin {
-    /// Make an administrator, or make one of an existing user. The password is read from the
-    /// first line of the standard input; an existing user keeps its own
+    /// Make an administrator. The password is read from the first line of the standard input; one
+    /// who is an administrator already keeps its own
     Create {
         #[arg(long)]
         email: String,

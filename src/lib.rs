@@ -11,6 +11,8 @@
 //! # Reading order
 //! [`app`], then one resource (`domain/products`), then `platform/http`, then `platform/db`.
 
+#![warn(clippy::print_stdout, reason = "output belongs to the log, or to `cli::print`")]
+
 pub mod app;
 pub mod cli;
 pub mod config;

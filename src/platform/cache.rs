@@ -16,6 +16,9 @@ use super::{metrics::Metrics, redis::Redis};
 /// Longer than any request may take, and with it any load that began before the write.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(30);
 
+/// Larger answers are not kept: anybody may ask for any page of the catalogue.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
 /// No entry looks like this: each has a line break.
 const TOMBSTONE: &[u8] = b"-";
 
@@ -130,7 +133,8 @@ impl Cache {
         Ok(Some((entry, Status::Miss)))
     }
 
-    /// Makes sure that nobody is served what `key` was before a committed write.
+    /// Makes sure that nobody is served what `key` was before a write, from now until long after
+    /// its transaction has ended.
     pub async fn bury(&self, key: impl fmt::Display) {
         let mut set = cmd("SET");
         set.arg(self.redis.key(format_args!("cache:{}:{key}", self.name)));
@@ -141,6 +145,9 @@ impl Cache {
     }
 
     async fn fill(&self, key: &str, entry: &Entry) {
+        if entry.body.len() > MAX_BODY_BYTES {
+            return;
+        }
         let jitter = rand::rng().random_range(0.9..1.0);
         let mut set = cmd("SET");
         set.arg(key).arg(&encode(entry)[..]).arg("NX");

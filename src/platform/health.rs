@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use moka::future::Cache;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -24,6 +25,9 @@ use super::{
 /// How long one dependency may take to answer before it counts as down.
 const PING_LIMIT: Duration = Duration::from_millis(500);
 
+/// How long their answers are good for.
+const ANSWERS_TTL: Duration = Duration::from_secs(1);
+
 /// How often an unfit or unreachable schema is looked at again.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
 
@@ -35,6 +39,8 @@ pub struct Health {
     storage: Storage,
     tasks: Tasks,
     started: Arc<AtomicBool>,
+    /// What the dependencies said, so that asking often does not take their connections.
+    answers: Cache<(), Vec<Dependency>>,
 }
 
 /// What `/health/ready` says.
@@ -47,7 +53,7 @@ pub struct Report {
     pub dependencies: Vec<Dependency>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Dependency {
     pub name: &'static str,
     pub up: bool,
@@ -55,7 +61,14 @@ pub struct Dependency {
 
 impl Health {
     pub fn new(db: Db, redis: Redis, storage: Storage, tasks: Tasks) -> Self {
-        Self { db, redis, storage, tasks, started: Arc::default() }
+        Self {
+            db,
+            redis,
+            storage,
+            tasks,
+            started: Arc::default(),
+            answers: Cache::builder().time_to_live(ANSWERS_TTL).build(),
+        }
     }
 
     /// Becomes ready once the schema is at least the one this build was made for.
@@ -95,16 +108,7 @@ impl Health {
     }
 
     pub async fn report(&self) -> Report {
-        let (databases, redis, s3) = tokio::join!(
-            self.db.ping(PING_LIMIT),
-            self.redis.ping(PING_LIMIT),
-            self.storage.ping(PING_LIMIT),
-        );
-        let dependencies: Vec<_> = databases
-            .into_iter()
-            .chain([("redis", redis), ("s3", s3)])
-            .map(|(name, up)| Dependency { name, up })
-            .collect();
+        let dependencies = self.answers.get_with((), self.ask_dependencies()).await;
         Report {
             status: if self.tasks.is_draining() {
                 "draining"
@@ -116,5 +120,18 @@ impl Health {
             degraded: dependencies.iter().any(|dependency| !dependency.up),
             dependencies,
         }
+    }
+
+    async fn ask_dependencies(&self) -> Vec<Dependency> {
+        let (databases, redis, s3) = tokio::join!(
+            self.db.ping(PING_LIMIT),
+            self.redis.ping(PING_LIMIT),
+            self.storage.ping(PING_LIMIT),
+        );
+        databases
+            .into_iter()
+            .chain([("redis", redis), ("s3", s3)])
+            .map(|(name, up)| Dependency { name, up })
+            .collect()
     }
 }

@@ -162,9 +162,13 @@ impl Redis {
                 shared.breaker.record_success();
                 return Err(Failure::NoScript);
             }
+            // Full, read-only or loading: it answers at once, so nothing is gained by not asking.
+            Ok(Err(error)) if matches!(error.kind(), ErrorKind::Server(_)) => {
+                tracing::warn!(%error, "Redis refused");
+            }
             Ok(Err(error)) => {
                 shared.breaker.record_failure();
-                tracing::debug!(%error, "Redis refused");
+                tracing::debug!(%error, "Redis cannot be reached");
             }
             // A request that had less time than Redis may take says nothing about Redis: a few
             // impatient clients must not cut everybody off.

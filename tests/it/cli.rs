@@ -227,6 +227,12 @@ async fn an_administrator_is_made_by_hand() {
     let again = shoal(&settings, &create, "a different secret\n").await;
     assert_eq!(again.code, 0, "{}", again.stderr);
     fleet.client.login("boss@shoal.test", "a long enough secret").await.expect(200);
+    // Whoever registered the address first must not get the role with it.
+    fleet.client.register_as("mallory@shoal.test").await;
+    let create = ["admin", "create", "--email", "mallory@shoal.test", "--name", "Boss"];
+    let refused = shoal(&settings, &create, "a long enough secret\n").await;
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
+    assert!(refused.stderr.contains("a customer's account"), "{}", refused.stderr);
 
     for (email, password, why) in [
         ("new@shoal.test", "password\n", "guessed"),
@@ -239,7 +245,8 @@ async fn an_administrator_is_made_by_hand() {
         assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
         assert!(refused.stderr.contains(why), "{why}: {}", refused.stderr);
     }
-    assert_eq!(fleet.database.number("select count(*) from users").await, 1);
+    let administrators = "select count(*) from users where role = 'admin'";
+    assert_eq!(fleet.database.number(administrators).await, 1);
 }
 
 #[tokio::test]
@@ -273,6 +280,11 @@ async fn products_are_imported_all_or_none() {
     let kept = "select on_hand from inventory join products p on p.id = product_id
         where p.sku = 'B100' and p.name = 'Bulk, renamed' and p.unit_amount = 7";
     assert_eq!(database.number(kept).await, 95, "what was sold meanwhile stays sold");
+    assert_eq!(database.number("select count(*) from products").await, 2_501);
+
+    let other = import("NEW2,New,New,1,EUR,3\nB100,Bulk,Bulk,7,JPY,100\n").await;
+    assert_eq!(other.code, 1);
+    assert!(other.stderr.contains("currency") && other.stderr.contains("B100"), "{}", other.stderr);
     assert_eq!(database.number("select count(*) from products").await, 2_501);
 
     let missing = shoal(&settings, &["import", "products", "nowhere.csv"], "").await;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::{
     domain::users::Email,
     platform::{
-        http::{error::ApiError, gate::too_many_requests},
+        http::{client_ip::bucket, error::ApiError, gate::too_many_requests},
         rate_limit::Policy,
     },
     state::AppState,
@@ -16,7 +16,7 @@ use crate::{
 /// # Errors
 /// 429 when there were too many.
 pub(super) async fn spend_address(app: &AppState, ip: IpAddr) -> Result<(), ApiError> {
-    spend(app, app.limits.login_ip, &ip.to_string()).await
+    spend(app, app.limits.login_ip, &bucket(ip).to_string()).await
 }
 
 /// Counts one attempt on an account before the password is looked at, so that guesses made at the

@@ -73,7 +73,7 @@ pub(super) struct ChangePassword {
     pub new_password: Password,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct TokenResponse {
     pub access_token: String,
     #[schema(example = "Bearer")]
@@ -85,7 +85,7 @@ pub(super) struct TokenResponse {
     pub session_id: Uuid,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct RegisterResponse {
     pub user: UserResponse,
     #[serde(flatten)]

@@ -127,15 +127,16 @@ pub(super) async fn change_password(
     refuse_common(app, &input.new_password, "/new_password")?;
     let mut conn = app.db.primary().await?;
     let user = users::find(&mut conn, principal.user_id).await?;
-    let hash = users::find_password_hash(&mut conn, principal.user_id).await?;
+    let verified = users::find_password_hash(&mut conn, principal.user_id).await?;
     drop(conn);
     let user = user.ok_or_else(ApiError::unauthorized)?;
+    let verified = verified.ok_or_else(ApiError::unauthorized)?;
     // A stolen access token must not make guessing the password free.
     let email = users::Email::try_from(user.email).map_err(|why| {
         ApiError::internal(anyhow::anyhow!("stored address of {}: {why}", user.id))
     })?;
     limits::spend_account(app, &email).await?;
-    if !app.passwords.verify(input.current_password, hash).await? {
+    if !app.passwords.verify(input.current_password, Some(verified.clone())).await? {
         return Err(ApiError::invalid(
             "/current_password",
             "wrong_password",
@@ -145,7 +146,10 @@ pub(super) async fn change_password(
     limits::forgive_account(app, &email).await;
     let hash = app.passwords.hash(input.new_password.into()).await?;
     let mut tx = app.db.begin().await?;
-    users::set_password_hash(&mut tx, principal.user_id, &hash).await?;
+    // A change that was under way at the same time has ended this one's session, or will.
+    if !users::replace_password_hash(&mut tx, principal.user_id, &verified, &hash).await? {
+        return Err(ApiError::unauthorized());
+    }
     let current = Some(principal.session_id);
     let ended = app.sessions.revoke_all(&mut tx, principal.user_id, current).await?;
     tx.commit().await?;

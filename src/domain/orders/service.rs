@@ -48,9 +48,8 @@ pub(super) async fn place(
     let order = insert(tx, customer_id, sold).await?;
     let location = format!("/v1/orders/{}", order.id);
     let reply = Reply::new(StatusCode::CREATED, &order)?.location(location);
-    let reply = once.finish(reply).await?;
     products::forget_cached(app, &stale).await;
-    Ok(reply)
+    Ok(once.finish(reply).await?)
 }
 
 /// The lines in the order of the basket, if all of them can be had together.
@@ -183,9 +182,8 @@ async fn move_to(
         ));
     };
     let reply = Reply::new(StatusCode::OK, &OrderResponse::new(order, items))?;
-    let reply = once.finish(reply).await?;
     products::forget_cached(app, &stale).await;
-    Ok(reply)
+    Ok(once.finish(reply).await?)
 }
 
 /// Returns what the order had taken, if `status` means that nobody will get it.

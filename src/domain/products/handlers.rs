@@ -33,7 +33,7 @@ use crate::{
     state::AppState,
 };
 
-/// A shared cache may answer for five seconds, as long as a replica may lag behind.
+/// How long a shared cache may answer: short, since nobody can take it back.
 const PUBLIC: HeaderValue =
     HeaderValue::from_static("public, max-age=5, stale-while-revalidate=30");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

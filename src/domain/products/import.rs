@@ -41,13 +41,27 @@ pub async fn import(db: &Db, csv: impl Read) -> anyhow::Result<Vec<Uuid>> {
     let mut tx = db.begin().await.context("cannot reach the database")?;
     let mut ids = Vec::with_capacity(products.len());
     for batch in products.chunks(BATCH) {
-        ids.extend(upsert(&mut tx, batch).await.context("nothing was imported")?);
+        let done = upsert(&mut tx, batch).await.context("nothing was imported")?;
+        if done.len() < batch.len() {
+            let is_done =
+                |product: &&CreateProduct| done.iter().any(|(_, sku)| sku == product.sku.as_str());
+            let refused = batch.iter().filter(|product| !is_done(product));
+            let refused: Vec<_> = refused.map(|product| product.sku.as_str()).collect();
+            anyhow::bail!(
+                "nothing was imported: the currency of a product cannot change ({})",
+                refused.join(", ")
+            );
+        }
+        ids.extend(done.into_iter().map(|(id, _)| id));
     }
     tx.commit().await.context("nothing was imported")?;
     Ok(ids)
 }
 
-async fn upsert(tx: &mut Tx, products: &[CreateProduct]) -> Result<Vec<Uuid>, sqlx::Error> {
+async fn upsert(
+    tx: &mut Tx,
+    products: &[CreateProduct],
+) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
     let mut columns = queries::Columns::default();
     for product in products {
         columns.ids.push(Uuid::now_v7());

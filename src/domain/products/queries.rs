@@ -324,10 +324,14 @@ pub(super) struct Columns {
     pub(super) availabilities: Vec<Availability>,
 }
 
-/// Inserts products with their stock, or updates those whose SKU exists without it. The ids.
-pub(super) async fn upsert(conn: &mut Conn, columns: &Columns) -> Result<Vec<Uuid>, sqlx::Error> {
+/// Inserts products with their stock, or updates those whose SKU exists without it. Their ids and
+/// SKUs; one whose currency would change is missing.
+pub(super) async fn upsert(
+    conn: &mut Conn,
+    columns: &Columns,
+) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
     let availabilities: Vec<&str> = columns.availabilities.iter().map(|a| a.as_str()).collect();
-    sqlx::query_scalar!(
+    let rows = sqlx::query!(
         "with given as (
              select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[],
                                   $6::text[], $7::bigint[], $8::text[])
@@ -340,13 +344,14 @@ pub(super) async fn upsert(conn: &mut Conn, columns: &Columns) -> Result<Vec<Uui
                  set name = excluded.name, description = excluded.description,
                      unit_amount = excluded.unit_amount, archived_at = null,
                      version = p.version + 1, updated_at = now()
+                 where p.currency = excluded.currency
              returning p.id, p.sku
          ), shelves as (
              insert into inventory (product_id, on_hand)
              select u.id, g.stock from upserted u join given g using (sku)
              on conflict (product_id) do nothing
          )
-         select id from upserted",
+         select id, sku from upserted",
         &columns.ids,
         &columns.skus,
         &columns.names,
@@ -357,5 +362,6 @@ pub(super) async fn upsert(conn: &mut Conn, columns: &Columns) -> Result<Vec<Uui
         &availabilities as &[&str],
     )
     .fetch_all(conn)
-    .await
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.sku)).collect())
 }

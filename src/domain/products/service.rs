@@ -59,8 +59,8 @@ pub(super) async fn update(
     let updated = queries::update(&mut tx, id, change).await;
     let product = updated.on_constraint("products_sku_key", sku_taken)?;
     emit(&mut tx, "product.updated", &product).await?;
-    tx.commit().await?;
     forget_cached(app, &[id]).await;
+    tx.commit().await?;
     Ok(product)
 }
 
@@ -81,8 +81,8 @@ pub(super) async fn archive(app: &AppState, id: Uuid, if_match: &IfMatch) -> Res
         data: &json!({ "product_id": id }),
     };
     events::emit(&mut tx, &event).await?;
-    tx.commit().await?;
     forget_cached(app, &[id]).await;
+    tx.commit().await?;
     Ok(())
 }
 
@@ -108,9 +108,8 @@ pub(super) async fn adjust_stock(
     let change = StockChange { product_id: id, before: after - delta, after };
     let stale = update_availability(&mut once.tx, [change]).await?;
     let body = StockResponse { product_id: id, stock: after };
-    let reply = once.finish(Reply::new(StatusCode::OK, &body)?).await?;
     forget_cached(app, &stale).await;
-    Ok(reply)
+    Ok(once.finish(Reply::new(StatusCode::OK, &body)?).await?)
 }
 
 async fn emit(tx: &mut Tx, kind: &'static str, product: &Product) -> Result<(), sqlx::Error> {

@@ -61,7 +61,7 @@ impl StockChange {
 }
 
 /// Brings the catalogue in line with `changes` of the same transaction, where a threshold was
-/// crossed. The caller hands the result to [`forget_cached`] once it has committed.
+/// crossed. The caller hands the result to [`forget_cached`] before it commits.
 ///
 /// # Errors
 /// The database refused.
@@ -89,7 +89,9 @@ pub async fn update_availability(
     Ok(crossed.into_iter().map(|(product_id, _)| product_id).collect())
 }
 
-/// Makes sure that nobody is served these products as they were before a committed write.
+/// Makes sure that nobody is served these products as they were before a write. Called before the
+/// write commits: a reply that is lost, or a process that is killed in between, then leaves at
+/// worst a cold entry. The tombstone outlives the transaction.
 pub async fn forget_cached(app: &AppState, products: &[Uuid]) {
     for product_id in products {
         app.product_cache.bury(product_id).await;

@@ -10,7 +10,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use self::{
     model::{Email, Name, NewUser, User, UserResponse},
     queries::{
-        find, find_credentials, find_password_hash, insert, lock_password_hash, set_password_hash,
+        find, find_credentials, find_password_hash, insert, lock_password_hash,
+        replace_password_hash,
     },
     service::create_admin,
 };

@@ -20,19 +20,6 @@ pub async fn insert(conn: &mut Conn, new: &NewUser<'_>) -> Result<User, sqlx::Er
     .await
 }
 
-/// Makes an administrator of whoever has the address; the password stays.
-pub(super) async fn promote(conn: &mut Conn, email: &Email) -> Result<Option<User>, sqlx::Error> {
-    sqlx::query_as!(
-        User,
-        "update users set role = 'admin', version = version + 1, updated_at = now()
-         where email = $1
-         returning id, email, name, role, avatar_url, version, created_at",
-        email.as_str(),
-    )
-    .fetch_optional(conn)
-    .await
-}
-
 pub async fn find(conn: &mut Conn, id: Uuid) -> Result<Option<User>, sqlx::Error> {
     sqlx::query_as!(
         User,
@@ -96,15 +83,23 @@ pub async fn lock_password_hash(conn: &mut Conn, id: Uuid) -> Result<Option<Stri
         .await
 }
 
-pub async fn set_password_hash(conn: &mut Conn, id: Uuid, hash: &str) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update users set password_hash = $2, updated_at = now() where id = $1",
+/// `false` if the hash is no longer `verified`: somebody else was faster.
+pub async fn replace_password_hash(
+    conn: &mut Conn,
+    id: Uuid,
+    verified: &str,
+    hash: &str,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query!(
+        "update users set password_hash = $3, updated_at = now()
+         where id = $1 and password_hash = $2",
         id,
+        verified,
         hash,
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
 /// `None` if the version is no longer `version`.

@@ -167,6 +167,8 @@ impl Db {
                     inner.reads.replica.inc();
                     return Ok(conn);
                 }
+                // Alive, and as busy as it may be: the primary's connections are for writers.
+                Err(error @ Error::Busy(_)) => return Err(error),
                 Err(error) => replica.leave_rotation(&error),
             }
         }
@@ -228,6 +230,7 @@ impl Db {
                 Ok(Ok(true)) => replica.join_rotation(),
                 // Promoted: it may have forked off the timeline that the others follow.
                 Ok(Ok(false)) => replica.leave_rotation(&"it is not in recovery"),
+                Ok(Err(Error::Busy(_))) => {}
                 Ok(Err(error)) => replica.leave_rotation(&error),
                 Err(_) => replica.leave_rotation(&"no answer in time"),
             }

@@ -8,11 +8,18 @@ use std::{
 use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::timeout;
 
-use super::{conn::Conn, error::Error, pool::Pool};
+use super::{
+    conn::Conn,
+    error::{Error, breaks_connection},
+    pool::Pool,
+};
 use crate::platform::{context, shutdown::Tasks};
 
 /// `statement_timeout` of the application's role, set in `postgres/roles.sql`.
 const ROLE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long COMMIT may take: a server that vanished without a word must not hold the connection.
+const COMMIT_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a roll-back may take before the connection is closed instead.
 const ROLLBACK_WAIT: Duration = Duration::from_secs(1);
@@ -29,6 +36,9 @@ impl Tx {
     pub(super) async fn begin(pool: &Pool, tasks: Tasks) -> Result<Self, Error> {
         let mut conn = pool.get().await?;
         if let Err(error) = begin(&mut conn).await {
+            if !breaks_connection(&error) {
+                return Err(error.into());
+            }
             // The first word on a connection that may have died in the pool. Nothing has
             // happened yet, so trying once more on a fresh one is safe.
             drop(conn);
@@ -56,13 +66,15 @@ impl Tx {
         // A COMMIT that is on its way must not be followed by anyone else's query, should this
         // future be cancelled: the connection is only kept once the answer is there.
         conn.discard();
-        match conn.execute("commit").await {
-            Ok(_) => {
+        match timeout(COMMIT_WAIT, conn.execute("commit")).await {
+            Ok(Ok(_)) => {
                 conn.keep();
                 Ok(())
             }
-            Err(error @ sqlx::Error::Database(_)) => Err(error.into()),
-            Err(error) => Err(Error::OutcomeUnknown(error)),
+            // A lost server reaches us as an error message of PgBouncer's: no less unknown.
+            Ok(Err(error)) if breaks_connection(&error) => Err(Error::OutcomeUnknown(error)),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Error::OutcomeUnknown(sqlx::Error::PoolTimedOut)),
         }
     }
 }

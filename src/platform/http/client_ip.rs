@@ -23,9 +23,9 @@ pub(super) fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) ->
         .get_all(FORWARDED_FOR)
         .iter()
         .rev()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.rsplit(','));
+        .flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
     for hop in hops {
+        let hop = std::str::from_utf8(hop).unwrap_or_default();
         let Some(ip) = parse_hop(hop.trim()) else {
             break;
         };
@@ -35,6 +35,14 @@ pub(super) fn client_ip(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) ->
         }
     }
     client
+}
+
+/// The address that limits count by. Whoever has one address of version 6 has the 2^64 around it.
+pub fn bucket(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),
+    }
 }
 
 /// With or without a port, as proxies differ.
@@ -51,6 +59,22 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn a_hop_of_garbage_hides_no_other() {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"\xff, 203.0.113.9").unwrap();
+        headers.append(FORWARDED_FOR, value);
+        let client = client_ip("::1".parse().unwrap(), &headers, &["::1/128".parse().unwrap()]);
+        assert_eq!(client.to_string(), "203.0.113.9");
+    }
+
+    #[test]
+    fn counts_a_network_of_version_6_as_one() {
+        let bucket = |ip: &str| bucket(ip.parse().unwrap()).to_string();
+        assert_eq!(bucket("203.0.113.9"), "203.0.113.9");
+        assert_eq!(bucket("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+    }
 
     #[test]
     fn believes_only_its_own_proxies() {

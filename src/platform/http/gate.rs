@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Part
 use ipnet::IpNet;
 
 use super::{
-    client_ip::{Peer, client_ip},
+    client_ip::{Peer, bucket, client_ip},
     error::ApiError,
 };
 use crate::platform::{
@@ -93,7 +93,7 @@ pub async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) ->
     let question = principal.as_ref().map(|p| gate.sessions.state_command(p.session_id));
     let who = match &principal {
         Some(principal) => format!("user:{}", principal.user_id),
-        None => format!("ip:{ip}"),
+        None => format!("ip:{}", bucket(ip)),
     };
     let cost = u32::from(request.uri().path() != RATE_LIMIT_PATH);
     let (decision, state) = gate.limiter.check_with(gate.policy, who, cost, question).await;

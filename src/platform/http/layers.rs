@@ -20,7 +20,7 @@ use axum::{
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::{sync::oneshot, time::timeout_at};
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
@@ -42,8 +42,22 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// How long a write may go on after its deadline: longer than the time-outs of the database.
+const OVERTIME: Duration = Duration::from_secs(5);
+
 const MAX_URI_BYTES: usize = 4 * 1024;
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// What the script of another origin's page may read of an answer.
+const EXPOSED: [HeaderName; 7] = [
+    header::ETAG,
+    header::LINK,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    REQUEST_ID,
+    HeaderName::from_static("idempotency-replayed"),
+    HeaderName::from_static("ratelimit"),
+];
 
 /// Nothing here is a page, so a browser need not run or frame any of it. The docs page sets its
 /// own policy.
@@ -100,7 +114,8 @@ pub fn apply(
                     Method::PATCH,
                     Method::DELETE,
                 ])
-                .allow_headers(Any),
+                .allow_headers(AllowHeaders::mirror_request())
+                .expose_headers(EXPOSED),
         )
     };
     // The last one added is the first one passed.
@@ -126,7 +141,7 @@ async fn observe(State(edge): State<Edge>, mut request: Request, next: Next) -> 
     let request_id = context.request_id.clone();
     let span = tracing::info_span!(
         "request",
-        otel.name = Empty,
+        otel.name = format_args!("{method} {route}"),
         %request_id,
         %method,
         route,
@@ -199,7 +214,7 @@ async fn protect(State(tasks): State<Tasks>, request: Request, next: Next) -> Re
     let answer = if request.method().is_safe() {
         timeout_at(deadline.into(), without_panic(next.run(request))).await
     } else {
-        timeout_at(deadline.into(), to_the_end(&tasks, request, next)).await
+        timeout_at(deadline.into(), to_the_end(&tasks, deadline, request, next)).await
     };
     answer.unwrap_or_else(|_| {
         ApiError::unavailable(
@@ -213,12 +228,15 @@ async fn protect(State(tasks): State<Tasks>, request: Request, next: Next) -> Re
 
 /// Runs what may change something on a task of its own, so that a client that hangs up cannot
 /// cut it between its commit and what has to follow, such as telling the caches. It ends all the
-/// same: every step has a deadline.
-async fn to_the_end(tasks: &Tasks, request: Request, next: Next) -> Response {
+/// same, a little after the deadline: a server that fell silent must not hold its connection.
+async fn to_the_end(tasks: &Tasks, deadline: Instant, request: Request, next: Next) -> Response {
     let (sender, receiver) = oneshot::channel();
     let work = async move {
-        // An error says that the client is gone.
-        let _ = sender.send(without_panic(next.run(request)).await);
+        let end = deadline + OVERTIME;
+        if let Ok(response) = timeout_at(end.into(), without_panic(next.run(request))).await {
+            // An error says that the client is gone.
+            let _ = sender.send(response);
+        }
     };
     match Context::current() {
         Some(context) => tasks.spawn(context.scope(work).in_current_span()),

@@ -4,7 +4,7 @@
 //! stands before `/v1`, then the extractors (`json`, `params`, `idempotent`, `etag`,
 //! `pagination`), and `error`, the one error that leaves the process.
 
-mod client_ip;
+pub mod client_ip;
 mod connection;
 pub mod docs;
 pub mod error;

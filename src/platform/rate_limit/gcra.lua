@@ -7,7 +7,9 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval, burst, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 -- The theoretical arrival time: when the bucket will be empty again.
+-- Bounded, since after a fail-over the clock may be behind the one that wrote it.
 local arrival = math.max(tonumber(redis.call('GET', KEYS[1])) or now, now)
+arrival = math.min(arrival, now + interval * burst)
 local after = arrival + interval * cost
 local room = now + interval * burst - after
 if room < 0 then

@@ -171,7 +171,7 @@ pub fn environment(database: &str) -> HashMap<String, String> {
         // Many fleets share one Postgres.
         ("SHOAL_DB_POOL_SIZE", "5".to_owned()),
         // The machine that runs all tests at once is slower than any that serves.
-        ("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "5000".to_owned()),
+        ("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "15000".to_owned()),
         ("SHOAL_REDIS_TIMEOUT_MS", "2000".to_owned()),
         ("SHOAL_REQUEST_TIMEOUT_MS", "20000".to_owned()),
     ]
@@ -200,10 +200,11 @@ impl Fleet {
     /// A new administrator, logged in.
     pub async fn admin(&self) -> Client {
         use shoal::domain::users::{Email, Name, create_admin};
+        let app = self.app();
         let email = format!("{}@shoal.test", unique("admin"));
-        self.client.register_as(&email).await;
         let (parsed, name) = (Email::try_from(email.clone()), Name::try_from("Admin".to_owned()));
-        create_admin(&self.app().db, &parsed.unwrap(), &name.unwrap(), "").await.unwrap();
+        let hash = app.passwords.hash(super::PASSWORD.to_owned().into()).await.unwrap();
+        create_admin(&app.db, &parsed.unwrap(), &name.unwrap(), &hash).await.unwrap();
         let reply = self.client.login(&email, super::client::PASSWORD).await.expect(200);
         self.client.with_token(reply["access_token"].as_str().unwrap())
     }
