@@ -17,6 +17,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io::Write,
     path::PathBuf,
 };
 
@@ -178,7 +179,9 @@ async fn create(admin: &Client, article: &Article) -> Uuid {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_days_of_a_real_shop_come_out_to_the_penny() {
     let Some(lines) = read() else {
-        println!("SKIPPED: ../shared/data/online-retail.csv is not there");
+        // Past the test runner, which hides what a passing test prints.
+        let skipped = b"SKIPPED: the replay, as ../shared/data/online-retail.csv is not there\n";
+        std::io::stderr().write_all(skipped).unwrap();
         return;
     };
     let (mut total, mut sold) = (Sum::default(), Sum::default());
