@@ -89,6 +89,20 @@ impl Cli {
         matches!(self.command, Command::Serve)
     }
 
+    /// Reads the environment as the subcommand will, so that all that is wrong with it is told at
+    /// once.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn check_environment(&self) -> Result<(), config::Mistakes> {
+        let own = match self.command {
+            Command::Serve => Config::read(&process_environment).map(drop),
+            _ => Ok(()),
+        };
+        let telemetry = config::read_telemetry(&process_environment).map(drop);
+        config::Mistakes::join([config::refuse_unknown_names(), telemetry, own])
+    }
+
     /// # Errors
     /// For the person who called: what went wrong, and what to do.
     pub async fn run(self) -> anyhow::Result<()> {

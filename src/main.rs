@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    config::refuse_unknown_names()?;
+    cli.check_environment()?;
     let telemetry = config::read_telemetry(&config::process_environment)?;
     let _telemetry = cli.logs().then(|| telemetry::start(&telemetry)).transpose()?;
     // One TLS stack for every library that would otherwise pick its own.

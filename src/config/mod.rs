@@ -59,6 +59,17 @@ pub struct Limits {
 #[error("{0}")]
 pub struct Mistakes(String);
 
+impl Mistakes {
+    /// Everything that several readers found, as one error.
+    ///
+    /// # Errors
+    /// If any of them found something.
+    pub fn join(found: impl IntoIterator<Item = Result<(), Self>>) -> Result<(), Self> {
+        let texts: Vec<String> = found.into_iter().filter_map(Result::err).map(|m| m.0).collect();
+        if texts.is_empty() { Ok(()) } else { Err(Self(texts.join("\n"))) }
+    }
+}
+
 impl Config {
     /// # Errors
     /// Every mistake at once.
