@@ -4,15 +4,20 @@
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
+
+use super::db::Lsn;
 
 tokio::task_local! {
     static CURRENT: Arc<Context>;
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Context {
     /// Echoed as `X-Request-Id`, logged, and stored with every event.
     pub request_id: String,
@@ -20,9 +25,20 @@ pub struct Context {
     pub traceparent: Option<String>,
     /// When the answer is no longer wanted. Calls to dependencies get what is left of it.
     pub deadline: Instant,
+    /// The position of the newest commit that was made on behalf of this work; 0 without one.
+    committed: AtomicU64,
 }
 
 impl Context {
+    pub fn new(request_id: String, traceparent: Option<String>, deadline: Instant) -> Self {
+        Self { request_id, traceparent, deadline, committed: AtomicU64::new(0) }
+    }
+
+    /// Up to where the log has to be replayed for one's own writes to be seen, if there were any.
+    pub fn committed(&self) -> Option<Lsn> {
+        Some(Lsn(self.committed.load(Ordering::Acquire))).filter(|lsn| lsn.0 > 0)
+    }
+
     /// Runs `work` with this context as the current one.
     pub async fn scope<T>(self: Arc<Self>, work: impl Future<Output = T>) -> T {
         CURRENT.scope(self, work).await
@@ -32,6 +48,11 @@ impl Context {
     pub fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
     }
+}
+
+/// Remembers that something was committed at `lsn` for the running request or job.
+pub fn note_commit(lsn: Lsn) {
+    let _ = CURRENT.try_with(|context| context.committed.fetch_max(lsn.0, Ordering::AcqRel));
 }
 
 /// `limit`, or what is left until the deadline if that is less.

@@ -153,11 +153,8 @@ async fn a_deadline_reaches_the_statement() {
 
     use shoal::platform::context::Context;
     let fleet = fleet().await;
-    let context = Context {
-        request_id: "test".to_owned(),
-        traceparent: None,
-        deadline: Instant::now() + Duration::from_millis(700),
-    };
+    let deadline = Instant::now() + Duration::from_millis(700);
+    let context = Context::new("test".to_owned(), None, deadline);
     let limit = std::sync::Arc::new(context).scope(async {
         let mut tx = fleet.app().db.begin().await.unwrap();
         let show = "select setting::int from pg_settings where name = 'statement_timeout'";

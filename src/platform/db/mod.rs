@@ -7,6 +7,7 @@
 
 mod conn;
 mod error;
+mod lsn;
 mod pool;
 pub mod schema;
 mod transaction;
@@ -29,6 +30,7 @@ use self::pool::{Pool, PoolSizes};
 pub use self::{
     conn::Conn,
     error::{Error, OnConstraint},
+    lsn::Lsn,
     transaction::Tx,
 };
 use super::{metrics::Metrics, shutdown::Tasks};
@@ -53,7 +55,9 @@ pub struct Config {
 pub enum Consistency {
     /// Anything that was true a moment ago: public data.
     Any,
-    /// Everything that was acknowledged before the read began, above all one's own writes.
+    /// Everything that was committed up to this position, above all one's own writes.
+    AtLeast(Lsn),
+    /// Everything that was acknowledged before the read began.
     Latest,
 }
 
@@ -152,7 +156,7 @@ impl Db {
     /// 503 when no connection can be had in time.
     pub async fn read(&self, consistency: &Consistency) -> Result<Conn, Error> {
         let inner = &*self.inner;
-        if *consistency == Consistency::Latest {
+        if *consistency != Consistency::Any {
             inner.reads.primary_own_writes.inc();
             return inner.primary.get().await;
         }

@@ -101,11 +101,8 @@ async fn linger(stream: &mut TcpStream) {
 
 /// 408 for a head that did not arrive in time, written by hand: there was no request to answer.
 async fn head_timeout() -> Vec<u8> {
-    let context = Arc::new(Context {
-        request_id: Uuid::now_v7().to_string(),
-        traceparent: None,
-        deadline: std::time::Instant::now(),
-    });
+    let request_id = Uuid::now_v7().to_string();
+    let context = Arc::new(Context::new(request_id, None, std::time::Instant::now()));
     let request_id = context.request_id.clone();
     let answer = async {
         let detail = "The head of the request took too long to arrive.";

@@ -182,13 +182,11 @@ fn read_context(headers: &HeaderMap, start: Instant, limit: Duration) -> Context
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let wanted = text(&REQUEST_TIMEOUT).and_then(|millis| millis.parse().ok());
     let limit = wanted.map_or(limit, |millis| limit.min(Duration::from_millis(millis)));
-    Context {
-        request_id: text(&REQUEST_ID)
-            .filter(|id| is_sane_request_id(id))
-            .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
-        traceparent: text(&TRACEPARENT).filter(|value| is_traceparent(value)).map(str::to_owned),
-        deadline: start + limit,
-    }
+    let request_id = text(&REQUEST_ID)
+        .filter(|id| is_sane_request_id(id))
+        .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+    let traceparent = text(&TRACEPARENT).filter(|value| is_traceparent(value)).map(str::to_owned);
+    Context::new(request_id, traceparent, start + limit)
 }
 
 async fn protect(State(tasks): State<Tasks>, request: Request, next: Next) -> Response {
