@@ -4,7 +4,6 @@
 //! application's role may only add to it.
 
 use serde::Serialize;
-use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -36,26 +35,58 @@ pub struct Event {
     pub created_at: OffsetDateTime,
 }
 
-/// Writes one event. It exists if, and only if, the transaction commits.
+/// Events of a transaction that are not written yet, as columns: one statement takes all of them.
+#[derive(Default)]
+pub struct Pending {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) kinds: Vec<&'static str>,
+    pub(super) subject_ids: Vec<Uuid>,
+    pub(super) sequences: Vec<i32>,
+    pub(super) customer_ids: Vec<Option<Uuid>>,
+    /// JSON.
+    pub(super) data: Vec<String>,
+}
+
+impl Pending {
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// Adds one event to the transaction, which writes it just before its commit. It exists if, and
+/// only if, the transaction commits.
 ///
 /// # Errors
-/// The database refused.
-pub async fn emit<T: Serialize + Sync>(
-    tx: &mut Tx,
-    event: &NewEvent<'_, T>,
-) -> Result<(), sqlx::Error> {
+/// The data cannot be serialised: a bug.
+pub fn emit<T: Serialize>(tx: &mut Tx, event: &NewEvent<'_, T>) -> Result<(), sqlx::Error> {
+    let data =
+        serde_json::to_string(event.data).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    let pending = tx.events();
+    pending.ids.push(Uuid::now_v7());
+    pending.kinds.push(event.kind);
+    pending.subject_ids.push(event.subject_id);
+    pending.sequences.push(event.sequence);
+    pending.customer_ids.push(event.customer_id);
+    pending.data.push(data);
+    Ok(())
+}
+
+/// Writes the events of a transaction that keeps no answer; one that does writes both by one
+/// statement, in `idempotency`.
+pub(super) async fn write(conn: &mut Conn, events: &Pending) -> Result<(), sqlx::Error> {
     let context = Context::current();
-    let conn: &mut Conn = tx;
     sqlx::query!(
         "insert into events
             (id, type, subject_id, sequence, customer_id, data, request_id, traceparent)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
-        Uuid::now_v7(),
-        event.kind,
-        event.subject_id,
-        event.sequence,
-        event.customer_id,
-        Json(event.data) as _,
+         select e.id, e.type, e.subject_id, e.sequence, e.customer_id, e.data::jsonb, $7, $8
+         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::int[], $5::uuid[], $6::text[])
+             as e (id, type, subject_id, sequence, customer_id, data)",
+        &events.ids,
+        &events.kinds as _,
+        &events.subject_ids,
+        &events.sequences,
+        &events.customer_ids as _,
+        &events.data,
         context.as_ref().map(|context| context.request_id.as_str()),
         context.as_ref().and_then(|context| context.traceparent.as_deref()),
     )

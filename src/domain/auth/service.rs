@@ -44,7 +44,7 @@ pub(super) async fn register(
         customer_id: Some(user.id),
         data: &serde_json::json!({ "user_id": user.id, "name": user.name }),
     };
-    events::emit(&mut tx, &event).await?;
+    events::emit(&mut tx, &event)?;
     let grant = app.sessions.begin(&mut tx, user.id, origin).await?;
     tx.commit().await?;
     let tokens = issue(app, &grant, user.role())?;

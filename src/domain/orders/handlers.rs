@@ -54,26 +54,18 @@ pub(super) async fn create_order(
 pub(super) async fn list_orders(
     State(app): State<AppState>,
     User(principal): User,
+    consistency: Consistency,
     Query(filter): Query<OrderFilter>,
     Query(page): Query<PageParams>,
     OriginalUri(uri): OriginalUri,
 ) -> Result<Response, ApiError> {
     let before = page.position()?.unwrap_or(Uuid::max());
     let limit = page.fetch_limit();
-    let mut conn = app.db.read(&Consistency::Latest).await?;
-    let orders =
-        queries::list_page(&mut conn, owner(&principal), filter.status, before, limit).await?;
-    let ids: Vec<Uuid> = orders.iter().map(|order| order.id).collect();
-    let mut items = queries::find_items(&mut conn, &ids).await?;
+    let mut conn = app.db.read(&consistency).await?;
+    let owner = owner(&principal);
+    let orders = queries::list_page(&mut conn, owner, filter.status, before, limit).await?;
     drop(conn);
-    let rows: Vec<OrderResponse> = orders
-        .into_iter()
-        .map(|order| {
-            let items = items.remove(&order.id).unwrap_or_default();
-            OrderResponse::new(order, items)
-        })
-        .collect();
-    let page = Page::<OrderResponse>::new(rows, &page, |last: &OrderResponse| last.id)?;
+    let page = Page::<OrderResponse>::new(orders, &page, |last: &Order| last.id)?;
     page.into_response(&uri)
 }
 
@@ -84,18 +76,19 @@ pub(super) async fn list_orders(
 pub(super) async fn get_order(
     State(app): State<AppState>,
     User(principal): User,
+    consistency: Consistency,
     Path(id): Path<Uuid>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut conn = app.db.read(&Consistency::Latest).await?;
+    let mut conn = app.db.read(&consistency).await?;
     let order = find(&mut conn, id, &principal).await?;
-    let items = queries::find_items(&mut conn, &[id]).await?.remove(&id).unwrap_or_default();
+    drop(conn);
     let etag = etag::of_version(order.version);
     let head = [(header::ETAG, etag.clone())];
     if etag::matches_none(&headers, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, head).into_response());
     }
-    Ok((head, Json(OrderResponse::new(order, items))).into_response())
+    Ok((head, Json(OrderResponse::from(order))).into_response())
 }
 
 /// Cancel one's order
@@ -150,12 +143,13 @@ pub(super) async fn complete_order(
 pub(super) async fn list_order_events(
     State(app): State<AppState>,
     User(principal): User,
+    consistency: Consistency,
     Path(id): Path<Uuid>,
     Query(page): Query<PageParams>,
     OriginalUri(uri): OriginalUri,
 ) -> Result<Response, ApiError> {
     let after = page.position::<i32>()?.unwrap_or(0);
-    let mut conn = app.db.read(&Consistency::Latest).await?;
+    let mut conn = app.db.read(&consistency).await?;
     find(&mut conn, id, &principal).await?;
     let trail = events::trail(&mut conn, id, after, page.fetch_limit()).await?;
     drop(conn);

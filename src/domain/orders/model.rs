@@ -98,12 +98,21 @@ impl Basket {
     }
 }
 
-/// An order as stored, without its lines.
+/// An order that is to be.
+pub(super) struct NewOrder {
+    pub customer_id: Uuid,
+    pub total_amount: i64,
+    pub currency: String,
+    pub items: Vec<OrderItem>,
+}
+
+/// An order as stored, with its lines.
 #[derive(Debug)]
 pub(super) struct Order {
     pub id: Uuid,
     pub customer_id: Uuid,
     pub status: Status,
+    pub items: Vec<OrderItem>,
     pub total_amount: i64,
     pub currency: String,
     pub version: i32,
@@ -136,12 +145,12 @@ pub(super) struct OrderResponse {
     pub updated_at: OffsetDateTime,
 }
 
-impl OrderResponse {
-    pub(super) fn new(order: Order, items: Vec<OrderItem>) -> Self {
+impl From<Order> for OrderResponse {
+    fn from(order: Order) -> Self {
         Self {
             id: order.id,
             status: order.status,
-            items,
+            items: order.items,
             total_amount: order.total_amount,
             currency: order.currency,
             created_at: order.created_at,

@@ -5,7 +5,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    model::{Basket, CreateOrder, Order, OrderItem, OrderResponse},
+    model::{Basket, CreateOrder, NewOrder, Order, OrderItem, OrderResponse},
     queries,
     status::Status,
 };
@@ -45,9 +45,10 @@ pub(super) async fn place(
         Some(StockChange { product_id, before, after })
     });
     let stale = products::update_availability(tx, changes).await?;
-    let order = insert(tx, customer_id, sold).await?;
+    let order = queries::insert(tx, new_order(customer_id, sold)).await?;
+    emit(tx, &order, json!({ "items": order.items }))?;
     let location = format!("/v1/orders/{}", order.id);
-    let reply = Reply::new(StatusCode::CREATED, &order)?.location(location);
+    let reply = Reply::new(StatusCode::CREATED, &OrderResponse::from(order))?.location(location);
     products::forget_cached(app, &stale).await;
     Ok(once.finish(reply).await?)
 }
@@ -92,11 +93,7 @@ fn check(basket: &Basket, mut sold: Vec<SoldLine>) -> Result<Vec<SoldLine>, ApiE
     Ok(sold)
 }
 
-async fn insert(
-    tx: &mut Tx,
-    customer_id: Uuid,
-    sold: Vec<SoldLine>,
-) -> Result<OrderResponse, ApiError> {
+fn new_order(customer_id: Uuid, sold: Vec<SoldLine>) -> NewOrder {
     let currency = sold.first().map(|line| line.currency.clone()).unwrap_or_default();
     let items: Vec<OrderItem> = sold
         .into_iter()
@@ -108,11 +105,8 @@ async fn insert(
         })
         .collect();
     // The bounds of line count, quantity and amount keep this within 64 bits.
-    let total: i64 = items.iter().map(|item| i64::from(item.quantity) * item.unit_amount).sum();
-    let id = Uuid::now_v7();
-    let order = queries::insert(tx, id, customer_id, total, &currency, &items).await?;
-    emit(tx, &order, json!({ "items": items })).await?;
-    Ok(OrderResponse::new(order, items))
+    let total = items.iter().map(|item| i64::from(item.quantity) * item.unit_amount).sum();
+    NewOrder { customer_id, total_amount: total, currency, items }
 }
 
 /// Cancels an order and returns its stock, once; a second time is told the same.
@@ -163,14 +157,14 @@ async fn move_to(
     let tx = &mut once.tx;
     let found = queries::find_for_update(tx, id, customer_id).await?;
     let current = found.ok_or_else(ApiError::not_found)?;
-    let items = queries::find_items(tx, &[id]).await?.remove(&id).unwrap_or_default();
     let (order, stale) = if current.status == next {
         (current, Vec::new())
     } else if current.status.can_become(next) {
         let previous = current.status;
-        let order = queries::set_status(tx, id, next).await?;
-        emit(tx, &order, json!({ "previous": previous })).await?;
-        (order, release_stock(tx, next, &items).await?)
+        let order = queries::set_status(tx, current, next).await?;
+        emit(tx, &order, json!({ "previous": previous }))?;
+        let stale = release_stock(tx, &order).await?;
+        (order, stale)
     } else {
         return Err(ApiError::conflict(
             "illegal_move",
@@ -181,20 +175,17 @@ async fn move_to(
             ),
         ));
     };
-    let reply = Reply::new(StatusCode::OK, &OrderResponse::new(order, items))?;
+    let reply = Reply::new(StatusCode::OK, &OrderResponse::from(order))?;
     products::forget_cached(app, &stale).await;
     Ok(once.finish(reply).await?)
 }
 
-/// Returns what the order had taken, if `status` means that nobody will get it.
-async fn release_stock(
-    tx: &mut Tx,
-    status: Status,
-    items: &[OrderItem],
-) -> Result<Vec<Uuid>, sqlx::Error> {
-    if !matches!(status, Status::Cancelled | Status::PaymentFailed) {
+/// Returns what the order had taken, if its status means that nobody will get it.
+async fn release_stock(tx: &mut Tx, order: &Order) -> Result<Vec<Uuid>, sqlx::Error> {
+    if !matches!(order.status, Status::Cancelled | Status::PaymentFailed) {
         return Ok(Vec::new());
     }
+    let items = &order.items;
     let product_ids: Vec<Uuid> = items.iter().map(|item| item.product_id).collect();
     let quantities: Vec<i32> = items.iter().map(|item| item.quantity).collect();
     let changes = products::return_stock(tx, &product_ids, &quantities).await?;
@@ -203,7 +194,7 @@ async fn release_stock(
 
 /// Writes the event that tells of the state `order` is in now. `details` are merged into what
 /// every event of an order says.
-async fn emit(tx: &mut Tx, order: &Order, details: serde_json::Value) -> Result<(), sqlx::Error> {
+fn emit(tx: &mut Tx, order: &Order, details: serde_json::Value) -> Result<(), sqlx::Error> {
     let mut data = json!({
         "order_id": order.id,
         "status": order.status,
@@ -220,5 +211,5 @@ async fn emit(tx: &mut Tx, order: &Order, details: serde_json::Value) -> Result<
         customer_id: Some(order.customer_id),
         data: &data,
     };
-    events::emit(tx, &event).await
+    events::emit(tx, &event)
 }

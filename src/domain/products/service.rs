@@ -38,7 +38,7 @@ pub(super) async fn create(
     };
     let inserted = queries::insert(&mut once.tx, new).await;
     let product = inserted.on_constraint("products_sku_key", sku_taken)?;
-    emit(&mut once.tx, "product.created", &product).await?;
+    emit(&mut once.tx, "product.created", &product)?;
     let (location, etag) =
         (format!("/v1/products/{}", product.id), etag::of_version(product.version));
     let reply = Reply::new(StatusCode::CREATED, &ProductResponse::from(product))?;
@@ -58,7 +58,7 @@ pub(super) async fn update(
     if_match.check(version.ok_or_else(ApiError::not_found)?)?;
     let updated = queries::update(&mut tx, id, change).await;
     let product = updated.on_constraint("products_sku_key", sku_taken)?;
-    emit(&mut tx, "product.updated", &product).await?;
+    emit(&mut tx, "product.updated", &product)?;
     forget_cached(app, &[id]).await;
     tx.commit().await?;
     Ok(product)
@@ -80,7 +80,7 @@ pub(super) async fn archive(app: &AppState, id: Uuid, if_match: &IfMatch) -> Res
         customer_id: None,
         data: &json!({ "product_id": id }),
     };
-    events::emit(&mut tx, &event).await?;
+    events::emit(&mut tx, &event)?;
     forget_cached(app, &[id]).await;
     tx.commit().await?;
     Ok(())
@@ -112,7 +112,7 @@ pub(super) async fn adjust_stock(
     Ok(once.finish(Reply::new(StatusCode::OK, &body)?).await?)
 }
 
-async fn emit(tx: &mut Tx, kind: &'static str, product: &Product) -> Result<(), sqlx::Error> {
+fn emit(tx: &mut Tx, kind: &'static str, product: &Product) -> Result<(), sqlx::Error> {
     let event = NewEvent {
         kind,
         subject_id: product.id,
@@ -126,7 +126,7 @@ async fn emit(tx: &mut Tx, kind: &'static str, product: &Product) -> Result<(), 
             "currency": product.currency,
         }),
     };
-    events::emit(tx, &event).await
+    events::emit(tx, &event)
 }
 
 fn sku_taken() -> ApiError {

@@ -84,7 +84,7 @@ pub async fn update_availability(
             customer_id: None,
             data: &serde_json::json!({ "product_id": product_id, "availability": availability }),
         };
-        events::emit(tx, &event).await?;
+        events::emit(tx, &event)?;
     }
     Ok(crossed.into_iter().map(|(product_id, _)| product_id).collect())
 }

@@ -33,9 +33,10 @@ use crate::{
 pub(super) async fn get_me(
     State(app): State<AppState>,
     gate::User(principal): gate::User,
+    consistency: Consistency,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut conn = app.db.read(&Consistency::Latest).await?;
+    let mut conn = app.db.read(&consistency).await?;
     let user = queries::find(&mut conn, principal.user_id).await?;
     Ok(respond(user.ok_or_else(ApiError::not_found)?, &headers))
 }
@@ -70,10 +71,11 @@ pub(super) async fn update_me(
 pub(super) async fn get_user(
     State(app): State<AppState>,
     _: Admin,
+    consistency: Consistency,
     Path(id): Path<Uuid>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut conn = app.db.read(&Consistency::Latest).await?;
+    let mut conn = app.db.read(&consistency).await?;
     let user = queries::find(&mut conn, id).await?;
     Ok(respond(user.ok_or_else(ApiError::not_found)?, &headers))
 }
@@ -85,11 +87,12 @@ pub(super) async fn get_user(
 pub(super) async fn list_users(
     State(app): State<AppState>,
     _: Admin,
+    consistency: Consistency,
     Query(filter): Query<UserFilter>,
     Query(page): Query<PageParams>,
     OriginalUri(uri): OriginalUri,
 ) -> Result<Response, ApiError> {
-    let mut conn = app.db.read(&Consistency::Latest).await?;
+    let mut conn = app.db.read(&consistency).await?;
     let rows = match &filter.email {
         Some(email) => queries::find_by_email(&mut conn, email).await?.into_iter().collect(),
         None => {

@@ -5,15 +5,22 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{AssertSqlSafe, Executor};
+use futures::TryStreamExt;
+use sqlx::{AssertSqlSafe, Either, Executor, Row, postgres::PgRow};
 use tokio::time::timeout;
 
 use super::{
+    Db,
     conn::Conn,
     error::{Error, breaks_connection},
+    lsn::Lsn,
     pool::Pool,
 };
-use crate::platform::{context, shutdown::Tasks};
+use crate::platform::{
+    context,
+    events::{self, Pending},
+    shutdown::Tasks,
+};
 
 /// `statement_timeout` of the application's role, set in `postgres/roles.sql`.
 const ROLE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,39 +31,66 @@ const COMMIT_WAIT: Duration = Duration::from_secs(5);
 /// How long a roll-back may take before the connection is closed instead.
 const ROLLBACK_WAIT: Duration = Duration::from_secs(1);
 
+/// COMMIT, and up to where the log then has to be replayed for its effects to be seen: both in
+/// one message. With `synchronous_commit`, what is committed is flushed.
+const COMMIT: &str = "commit; select pg_current_wal_flush_lsn()";
+
 /// An open transaction. Dropped without [`Tx::commit`], be it by an early return or because the
 /// client hung up, it is rolled back at once in the background: left to the next borrower of
 /// the connection, it would hold its row locks until then.
 pub struct Tx {
     conn: Option<Conn>,
+    /// Events, kept until the end: all of them take one statement then.
+    events: Pending,
     tasks: Tasks,
 }
 
 impl Tx {
     pub(super) async fn begin(pool: &Pool, tasks: Tasks) -> Result<Self, Error> {
+        let (tx, _) = Self::begin_with(pool, tasks, "").await?;
+        Ok(tx)
+    }
+
+    async fn begin_with(
+        pool: &Pool,
+        tasks: Tasks,
+        question: &str,
+    ) -> Result<(Self, Option<PgRow>), Error> {
         let mut conn = pool.get().await?;
-        if let Err(error) = begin(&mut conn).await {
-            if !breaks_connection(&error) {
-                return Err(error.into());
-            }
+        let mut begun = begin(&mut conn, question).await;
+        if let Err(error) = &begun
+            && breaks_connection(error)
+        {
             // The first word on a connection that may have died in the pool. Nothing has
             // happened yet, so trying once more on a fresh one is safe.
             drop(conn);
             pool.forget_idle();
             tracing::debug!(%error, "BEGIN failed, trying once more on a new connection");
             conn = pool.get().await?;
-            begin(&mut conn).await?;
+            begun = begin(&mut conn, question).await;
         }
-        Ok(Self { conn: Some(conn), tasks })
+        // Even if the question failed: the transaction is open then, and has to be rolled back.
+        let tx = Self { conn: Some(conn), events: Pending::default(), tasks };
+        Ok((tx, begun?))
     }
 
-    /// Makes everything permanent.
+    /// Events that were emitted and are not written yet.
+    pub(in crate::platform) fn events(&mut self) -> &mut Pending {
+        &mut self.events
+    }
+
+    /// Writes the events, then makes everything permanent. The position is that of the log after
+    /// the commit; the context of the running request notes it.
     ///
     /// # Errors
     /// `OutcomeUnknown` when the connection broke after COMMIT was sent. Never retried here.
-    pub async fn commit(mut self) -> Result<(), Error> {
+    pub async fn commit(mut self) -> Result<Lsn, Error> {
+        let pending = std::mem::take(&mut self.events);
+        if !pending.is_empty() {
+            events::write(&mut self, &pending).await?;
+        }
         let Some(mut conn) = self.conn.take() else {
-            return Ok(());
+            return Err(Error::Aborted);
         };
         if conn.has_failed() {
             // Postgres would answer COMMIT with a silent ROLLBACK.
@@ -66,34 +100,75 @@ impl Tx {
         // A COMMIT that is on its way must not be followed by anyone else's query, should this
         // future be cancelled: the connection is only kept once the answer is there.
         conn.discard();
-        match timeout(COMMIT_WAIT, conn.execute("commit")).await {
-            Ok(Ok(_)) => {
+        let mut is_committed = false;
+        match timeout(COMMIT_WAIT, commit(&mut conn, &mut is_committed)).await {
+            Ok(Ok(lsn)) => {
                 conn.keep();
-                Ok(())
+                context::note_commit(lsn);
+                Ok(lsn)
             }
-            // A lost server reaches us as an error message of PgBouncer's: no less unknown.
-            Ok(Err(error)) if breaks_connection(&error) => Err(Error::OutcomeUnknown(error)),
+            // A lost server reaches us as an error message of PgBouncer's: no less unknown. Nor
+            // is a commit whose position got lost told as one: its writer might then read what
+            // was before.
+            Ok(Err(error)) if is_committed || breaks_connection(&error) => {
+                Err(Error::OutcomeUnknown(error))
+            }
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(Error::OutcomeUnknown(sqlx::Error::PoolTimedOut)),
         }
     }
 }
 
-async fn begin(conn: &mut Conn) -> Result<(), sqlx::Error> {
+impl Db {
+    /// A transaction on the primary, and the answer to a question that rides along with BEGIN.
+    /// `question` is one statement without parameters: what is put into it has to be harmless
+    /// by its form, such as hexadecimal digits.
+    ///
+    /// # Errors
+    /// 503 when no connection can be had in time; what the question runs into.
+    pub(in crate::platform) async fn begin_with(
+        &self,
+        question: &str,
+    ) -> Result<(Tx, Option<PgRow>), Error> {
+        Tx::begin_with(&self.inner.primary, self.inner.tasks.clone(), question).await
+    }
+}
+
+async fn begin(conn: &mut Conn, question: &str) -> Result<Option<PgRow>, sqlx::Error> {
+    let mut message = "begin".to_owned();
+    let left = context::remaining(ROLE_STATEMENT_TIMEOUT);
+    if left < ROLE_STATEMENT_TIMEOUT {
+        // A deadline nearer than the role's default rides along.
+        message += &format!("; set local statement_timeout = {}", left.as_millis().max(1));
+    }
+    if !question.is_empty() {
+        message += "; ";
+        message += question;
+    }
     // Cancelled half-way, it would leave an open transaction to the next borrower: the
     // connection is only kept once the answer is there.
     conn.discard();
-    let left = context::remaining(ROLE_STATEMENT_TIMEOUT);
-    if left >= ROLE_STATEMENT_TIMEOUT {
-        conn.execute("begin").await?;
-    } else {
-        // A deadline nearer than the role's default rides along.
-        let millis = left.as_millis().max(1);
-        let begin = format!("begin; set local statement_timeout = {millis}");
-        conn.execute(AssertSqlSafe(begin)).await?;
+    let answer = conn.fetch_optional(AssertSqlSafe(message)).await;
+    if answer.as_ref().err().is_none_or(|error| !breaks_connection(error)) {
+        conn.keep();
     }
-    conn.keep();
-    Ok(())
+    answer
+}
+
+async fn commit(conn: &mut Conn, is_committed: &mut bool) -> Result<Lsn, sqlx::Error> {
+    let mut answers = conn.fetch_many(COMMIT);
+    let mut lsn = None;
+    while let Some(answer) = answers.try_next().await? {
+        match answer {
+            // The first statement is done; what fails from here on fails after it.
+            Either::Left(_) => *is_committed = true,
+            Either::Right(row) => {
+                let text = row.try_get_raw(0)?.as_str().map_err(sqlx::Error::Decode)?;
+                lsn = Some(text.parse().map_err(|why: &str| sqlx::Error::Decode(why.into()))?);
+            }
+        }
+    }
+    lsn.ok_or(sqlx::Error::RowNotFound)
 }
 
 impl Deref for Tx {

@@ -18,6 +18,7 @@ use super::{
     error::ApiError,
 };
 use crate::platform::{
+    db::Consistency,
     rate_limit::{Decision, Policy, RateLimiter},
     sessions::{Origin, Sessions},
     tokens::{Principal, Role, Tokens},
@@ -189,6 +190,14 @@ impl<S: Sync> FromRequestParts<S> for Origin {
             // It is shown to the user, not matched on: a prefix is enough.
             user_agent: agent.unwrap_or_default().chars().take(200).collect(),
         })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Consistency {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self::Latest)
     }
 }
 

@@ -6,6 +6,9 @@
 //! - A transaction-scoped advisory lock tells a second request at once that the first one is
 //!   still running, instead of letting it wait on a pooled connection.
 //! - The primary key of `idempotency_keys` decides, whatever happens to the lock.
+//!
+//! Neither costs a round trip: the lock is taken with BEGIN, and the answer is written with the
+//! events of the transaction.
 
 mod queries;
 
@@ -148,17 +151,10 @@ impl Idempotency {
     /// # Errors
     /// `InFlight`, `Mismatch`, or the database cannot be reached.
     pub async fn begin<'a>(&'a self, claim: Option<&'a Claim>) -> Result<Begun<'a>, Error> {
-        let mut tx = self.db.begin().await?;
-        if let Some(claim) = claim
-            && let Some(reply) = self.find(&mut tx, claim).await?
-        {
-            return Ok(Begun::Replay(reply));
-        }
-        Ok(Begun::Run(Once { service: self, claim, tx }))
-    }
-
-    async fn find(&self, tx: &mut Tx, claim: &Claim) -> Result<Option<Reply>, Error> {
-        let found = queries::lock_and_find(tx, claim.lock(), &claim.scope).await?;
+        let Some(claim) = claim else {
+            return Ok(Begun::Run(Once { service: self, claim: None, tx: self.db.begin().await? }));
+        };
+        let (tx, found) = queries::begin(&self.db, claim.lock(), &claim.scope).await?;
         match found {
             queries::Found::Finished { body_hash, .. } if body_hash != claim.body_hash => {
                 self.mismatched.inc();
@@ -166,13 +162,15 @@ impl Idempotency {
             }
             queries::Found::Finished { reply, .. } => {
                 self.replayed.inc();
-                Ok(Some(reply))
+                Ok(Begun::Replay(reply))
             }
             queries::Found::Locked => {
                 self.in_flight.inc();
                 Err(Error::InFlight)
             }
-            queries::Found::Nothing => Ok(None),
+            queries::Found::Nothing => {
+                Ok(Begun::Run(Once { service: self, claim: Some(claim), tx }))
+            }
         }
     }
 }
@@ -184,8 +182,7 @@ impl Once<'_> {
     /// `InFlight` if another request with the key committed first: nothing of this one remains.
     pub async fn finish(mut self, reply: Reply) -> Result<Reply, Error> {
         if let Some(claim) = self.claim {
-            let tx = &mut self.tx;
-            if !queries::insert(tx, &claim.scope, &claim.body_hash, &reply).await? {
+            if !queries::insert(&mut self.tx, claim, &reply).await? {
                 return Err(Error::InFlight);
             }
             self.service.executed.inc();

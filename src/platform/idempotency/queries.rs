@@ -1,9 +1,16 @@
 //! The statements behind idempotency keys.
 
-use http::StatusCode;
+use std::fmt::Write;
 
-use super::Reply;
-use crate::platform::db::Conn;
+use bytes::Bytes;
+use http::StatusCode;
+use sqlx::{Row, postgres::PgRow};
+
+use super::{Claim, Reply};
+use crate::platform::{
+    context::Context,
+    db::{self, Conn, Db, Tx},
+};
 
 /// What is known of a scope.
 pub(super) enum Found {
@@ -17,57 +24,66 @@ pub(super) enum Found {
     },
 }
 
-/// Takes the lock and looks for an answer, in one statement. Its snapshot may be older than the
-/// lock: an answer that was committed in between is not seen, and `insert` then fails on the key.
-pub(super) async fn lock_and_find(
-    conn: &mut Conn,
-    lock: i64,
-    scope: &[u8],
-) -> Result<Found, sqlx::Error> {
-    let row = sqlx::query!(
-        r#"select l.locked as "locked!", k.body_hash as "body_hash?", k.status as "status?",
-                  k.location, k.etag, k.body as "body?"
-           from (select pg_try_advisory_xact_lock($1) as locked) l
-           left join idempotency_keys k
-               on k.scope = $2 and k.created_at > now() - interval '24 hours'"#,
-        lock,
-        scope,
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(match (row.body_hash, row.status, row.body) {
-        (Some(body_hash), Some(status), Some(body)) => Found::Finished {
-            body_hash,
-            reply: Reply {
-                status: StatusCode::from_u16(status as u16).unwrap_or(StatusCode::OK),
-                location: row.location,
-                etag: row.etag,
-                body: body.into(),
-                replayed: true,
-            },
-        },
-        _ if row.locked => Found::Nothing,
-        _ => Found::Locked,
-    })
+/// Opens a transaction, takes the lock and looks for an answer, in one round trip. `migrations/`
+/// has the function.
+pub(super) async fn begin(db: &Db, lock: i64, scope: &[u8; 32]) -> Result<(Tx, Found), db::Error> {
+    let mut question = "select * from claim_idempotency_key('\\x".to_owned();
+    for byte in scope {
+        let _ = write!(question, "{byte:02x}");
+    }
+    let _ = write!(question, "', {lock})");
+    let (tx, row) = db.begin_with(&question).await?;
+    let found = read(&row.ok_or(sqlx::Error::RowNotFound)?)?;
+    Ok((tx, found))
 }
 
-/// `false` if the scope has an answer that is still good: another request was faster.
-pub(super) async fn insert(
-    conn: &mut Conn,
-    scope: &[u8],
-    body_hash: &[u8],
-    reply: &Reply,
-) -> Result<bool, sqlx::Error> {
+fn read(row: &PgRow) -> Result<Found, sqlx::Error> {
+    let Some(body_hash) = row.try_get("body_hash")? else {
+        return Ok(if row.try_get("locked")? { Found::Nothing } else { Found::Locked });
+    };
+    let status: i16 = row.try_get("status")?;
+    let body: Vec<u8> = row.try_get("body")?;
+    let reply = Reply {
+        status: StatusCode::from_u16(status as u16).unwrap_or(StatusCode::OK),
+        location: row.try_get("location")?,
+        etag: row.try_get("etag")?,
+        body: Bytes::from(body),
+        replayed: true,
+    };
+    Ok(Found::Finished { body_hash, reply })
+}
+
+/// Writes the answer together with the events of the transaction. `false` if the scope has an
+/// answer that is still good: another request was faster.
+pub(super) async fn insert(tx: &mut Tx, claim: &Claim, reply: &Reply) -> Result<bool, sqlx::Error> {
+    let events = std::mem::take(tx.events());
+    let context = Context::current();
+    let conn: &mut Conn = tx;
     let done = sqlx::query!(
-        "insert into idempotency_keys as k (scope, body_hash, status, location, etag, body)
-         values ($1, $2, $3, $4, $5, $6)
+        "with told as (
+             insert into events
+                 (id, type, subject_id, sequence, customer_id, data, request_id, traceparent)
+             select e.id, e.type, e.subject_id, e.sequence, e.customer_id, e.data::jsonb, $7, $8
+             from unnest($1::uuid[], $2::text[], $3::uuid[], $4::int[], $5::uuid[], $6::text[])
+                 as e (id, type, subject_id, sequence, customer_id, data)
+         )
+         insert into idempotency_keys as k (scope, body_hash, status, location, etag, body)
+         values ($9, $10, $11, $12, $13, $14)
          on conflict (scope) do update
             set body_hash = excluded.body_hash, status = excluded.status,
                 location = excluded.location, etag = excluded.etag, body = excluded.body,
                 created_at = now()
             where k.created_at <= now() - interval '24 hours'",
-        scope,
-        body_hash,
+        &events.ids,
+        &events.kinds as _,
+        &events.subject_ids,
+        &events.sequences,
+        &events.customer_ids as _,
+        &events.data,
+        context.as_ref().map(|context| context.request_id.as_str()),
+        context.as_ref().and_then(|context| context.traceparent.as_deref()),
+        &claim.scope[..],
+        &claim.body_hash[..],
         reply.status.as_u16() as i16,
         reply.location,
         reply.etag,
