@@ -16,7 +16,7 @@ use crate::{
     platform::http::{
         docs,
         error::ApiError,
-        gate::{self, Gate},
+        gate::{self, Gate, Policies},
         layers, limits, ops, server,
     },
     state::AppState,
@@ -70,8 +70,9 @@ fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
     let gate = Gate::new(
         app.tokens.clone(),
         app.sessions.clone(),
+        app.positions.clone(),
         app.limiter.clone(),
-        app.limits.default,
+        Policies { default: app.limits.default, write: app.limits.write },
         config.trusted_proxies.clone(),
     );
     let (api, openapi) = api().split_for_parts();

@@ -25,7 +25,7 @@ use crate::{
         shutdown::{self, Tasks},
         tokens,
     },
-    state::{AppState, product_cache},
+    state::{App, catalogue_cache, product_cache},
 };
 
 /// A horizontally scalable, stateless HTTP API.
@@ -129,7 +129,7 @@ async fn serve() -> anyhow::Result<()> {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
-    let app = AppState::new(&config, tasks).await?;
+    let app = App::new(&config, tasks).await?;
     app::run((listener, ops), app, http, shutdown).await
 }
 
@@ -198,18 +198,15 @@ async fn create_admin(email: String, name: String) -> anyhow::Result<()> {
 async fn import_products(file: PathBuf) -> anyhow::Result<()> {
     let csv =
         std::fs::File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
-    let (database, redis) = config::read_stores(&process_environment)?;
+    let (database, redis, cache) = config::read_stores(&process_environment)?;
     let (metrics, tasks) = (Metrics::new()?, Tasks::default());
     let db = Db::new(&database, &metrics, &tasks)?;
     let breaker = Breaker::new(metrics.int_gauge("circuit_breaker_state", "As of `serve`.")?);
-    let caches = Caches::new(Redis::new(&redis, &metrics, breaker)?, &metrics)?;
-    let imported = import::import(&db, csv)
+    let redis = Redis::new(&redis, &metrics, breaker)?;
+    let caches = Caches::new(&cache, redis, db.clone(), &metrics, &tasks)?;
+    let imported = import::import(&db, &product_cache(&caches), &catalogue_cache(&caches), csv)
         .await
         .with_context(|| format!("{} was not imported", file.display()))?;
-    let cache = product_cache(&caches);
-    for id in &imported {
-        cache.bury(id).await;
-    }
     tasks.stop().await;
     print(&format!("{} products imported from {}\n", imported.len(), file.display()))
 }

@@ -1,12 +1,13 @@
 //! What handlers share.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::{Config, Limits},
     platform::{
         breaker::Breaker,
         cache::{Cache, Caches},
+        consistency::Positions,
         db::Db,
         health::Health,
         idempotency::Idempotency,
@@ -21,12 +22,13 @@ use crate::{
     },
 };
 
-/// Everything a handler may need, passed as `State(app): State<AppState>`.
-///
-/// One struct rather than request extensions: what is missing is a compile error. Every field is
-/// a handle that is cheap to clone, and so is the whole.
-#[derive(Clone)]
-pub struct AppState {
+/// What handlers get, by `State(app): State<AppState>`. Behind one pointer, since axum clones it
+/// several times a request.
+pub type AppState = Arc<App>;
+
+/// Everything a handler may need. One struct rather than request extensions: what is missing is a
+/// compile error.
+pub struct App {
     /// Postgres: `read`, `primary`, `begin`.
     pub db: Db,
     /// Transactions that happen once per `Idempotency-Key`.
@@ -39,7 +41,9 @@ pub struct AppState {
     pub passwords: Passwords,
     /// Fleet-wide rate limits, and the policies they apply.
     pub limiter: RateLimiter,
-    pub limits: Arc<Limits>,
+    pub limits: Limits,
+    /// How far each user's writes have got.
+    pub positions: Positions,
     /// Serialised products by id.
     pub product_cache: Cache,
     /// Serialised pages of the catalogue by query.
@@ -51,12 +55,12 @@ pub struct AppState {
     pub tasks: Tasks,
 }
 
-impl AppState {
+impl App {
     /// Builds every part. Nothing is connected yet, so this works while dependencies are away.
     ///
     /// # Errors
     /// A key, URL or metric that is unusable.
-    pub async fn new(config: &Config, tasks: Tasks) -> anyhow::Result<Self> {
+    pub async fn new(config: &Config, tasks: Tasks) -> anyhow::Result<AppState> {
         let metrics = Metrics::new()?;
         let breakers = metrics.int_gauge_vec(
             "circuit_breaker_state",
@@ -67,31 +71,37 @@ impl AppState {
         let redis_breaker = Breaker::new(breakers.with_label_values(&["redis"]));
         let redis = Redis::new(&config.redis, &metrics, redis_breaker)?;
         let storage = Storage::new(&config.storage).await;
-        let caches = Caches::new(redis.clone(), &metrics)?;
-        Ok(Self {
+        let caches = Caches::new(&config.cache, redis.clone(), db.clone(), &metrics, &tasks)?;
+        let tokens = Tokens::new(&config.tokens)?;
+        let positions = Positions::new(redis.clone(), &config.tokens.secrets());
+        Ok(Arc::new(Self {
             idempotency: Idempotency::new(db.clone(), &metrics)?,
             sessions: Sessions::new(config.sessions.clone(), db.clone(), redis.clone()),
-            tokens: Tokens::new(&config.tokens)?,
+            tokens,
+            positions,
             passwords: Passwords::new(&config.passwords)?,
             limiter: RateLimiter::new(redis.clone(), config.limits.local_share, &metrics)?,
-            limits: Arc::new(config.limits.clone()),
+            limits: config.limits.clone(),
             product_cache: product_cache(&caches),
-            catalogue_cache: caches.cache("catalogue", CATALOGUE_TTL),
+            catalogue_cache: catalogue_cache(&caches),
             health: Health::new(db.clone(), redis, storage, tasks.clone()),
             db,
             metrics,
             tasks,
-        })
+        }))
     }
 }
 
 /// The cache of products by id; apart, since the command line writes products as well.
 pub fn product_cache(caches: &Caches) -> Cache {
-    caches.cache("product", PRODUCT_TTL)
+    caches.items("product", PRODUCT_FRESH)
 }
 
-/// Buried on every write, so this bounds memory rather than staleness.
-const PRODUCT_TTL: std::time::Duration = std::time::Duration::from_secs(300);
+/// The cache of the catalogue's pages.
+pub fn catalogue_cache(caches: &Caches) -> Cache {
+    caches.lists("catalogue", CATALOGUE_FRESH)
+}
 
-/// How late a change may show up in the lists.
-const CATALOGUE_TTL: std::time::Duration = std::time::Duration::from_secs(60);
+/// Both are evicted by every write: how long they are fresh bounds memory, not staleness.
+const PRODUCT_FRESH: Duration = Duration::from_secs(300);
+const CATALOGUE_FRESH: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{Config, Http, Limits};
 use crate::platform::{
-    db,
+    cache, db,
     env::{Env, flag, list, millis, parse, positive, secret, secs, text},
     http::{layers, server},
     passwords,
@@ -19,6 +19,7 @@ impl Config {
         let http = Http::declare(env);
         let database = declare_database(env);
         let redis = declare_redis(env);
+        let cache = declare_cache(env);
         let storage = declare_storage(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
@@ -45,6 +46,7 @@ impl Config {
             http: http?,
             database: database?,
             redis: redis?,
+            cache: cache?,
             storage: storage?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
@@ -134,8 +136,14 @@ impl Limits {
         let default = env.or_default(
             "SHOAL_RATE_LIMIT_DEFAULT",
             "600/60",
-            "requests/seconds of one user, or of one address without a token",
+            "reads/seconds of one user, or of one address without a token",
             parse_policy("default"),
+        );
+        let write = env.or_default(
+            "SHOAL_RATE_LIMIT_WRITE",
+            "120/60",
+            "requests/seconds of the same that may change something",
+            parse_policy("write"),
         );
         let login_account = env.or_default(
             "SHOAL_RATE_LIMIT_LOGIN_ACCOUNT",
@@ -157,6 +165,7 @@ impl Limits {
         );
         Some(Self {
             default: default?,
+            write: write?,
             login_account: login_account?,
             login_ip: login_ip?,
             local_share: local_share?,
@@ -193,7 +202,11 @@ pub(super) fn declare_database(env: &mut Env<'_>) -> Option<db::Config> {
 }
 
 pub(super) fn declare_redis(env: &mut Env<'_>) -> Option<redis::Config> {
-    let url = env.required("REDIS_URL", "Redis", secret);
+    let urls = env.required(
+        "REDIS_URL",
+        "Redis; several URLs (comma-separated) are nodes of a Redis Cluster",
+        list(redis_url),
+    );
     let prefix = env.or_default("SHOAL_REDIS_PREFIX", "shoal", "stands before every key", text);
     let timeout = env.or_default(
         "SHOAL_REDIS_TIMEOUT_MS",
@@ -201,7 +214,29 @@ pub(super) fn declare_redis(env: &mut Env<'_>) -> Option<redis::Config> {
         "how long one round trip to Redis may take",
         millis,
     );
-    Some(redis::Config { url: url?, prefix: prefix?, timeout: timeout? })
+    Some(redis::Config { urls: urls?, prefix: prefix?, timeout: timeout? })
+}
+
+pub(super) fn declare_cache(env: &mut Env<'_>) -> Option<cache::Config> {
+    let near_life = env.or_default(
+        "SHOAL_NEAR_CACHE_MS",
+        "2000",
+        "how long a copy in this process may answer instead of Redis",
+        millis,
+    );
+    let near_bytes = env.or_default(
+        "SHOAL_NEAR_CACHE_BYTES",
+        "16777216",
+        "what the copies of one kind may take in this process",
+        positive,
+    );
+    let loads = env.or_default(
+        "SHOAL_CACHE_LOADS",
+        "6",
+        "cache misses loaded from the database at the same time; below SHOAL_DB_POOL_SIZE",
+        positive,
+    );
+    Some(cache::Config { near_life: near_life?, near_bytes: near_bytes?, loads: loads? })
 }
 
 fn declare_storage(env: &mut Env<'_>) -> Option<storage::Config> {
@@ -291,5 +326,15 @@ fn postgres_url(value: &str) -> Result<SecretString, String> {
     match db::connect_options(&url) {
         Ok(_) if url.expose_secret().starts_with("postgres") => Ok(url),
         _ => Err("is not a URL of the form postgres://user:password@host:port/database".to_owned()),
+    }
+}
+
+/// Checked when it is read, and never quoted, as above.
+fn redis_url(value: &str) -> Result<SecretString, String> {
+    let url = SecretString::from(value.to_owned());
+    if redis::is_url(&url) {
+        Ok(url)
+    } else {
+        Err("is not a URL of the form redis://:password@host:port".to_owned())
     }
 }

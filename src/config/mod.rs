@@ -11,9 +11,11 @@ use std::{fmt::Write as _, net::IpAddr};
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use self::declare::{declare_database, declare_direct_url, declare_redis, declare_telemetry};
+use self::declare::{
+    declare_cache, declare_database, declare_direct_url, declare_redis, declare_telemetry,
+};
 use crate::platform::{
-    db,
+    cache, db,
     env::{Env, Lookup, Variable},
     http::{layers, server},
     passwords,
@@ -27,6 +29,7 @@ pub struct Config {
     pub http: Http,
     pub database: db::Config,
     pub redis: redis::Config,
+    pub cache: cache::Config,
     pub storage: storage::Config,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
@@ -48,6 +51,7 @@ pub struct Http {
 #[derive(Clone)]
 pub struct Limits {
     pub default: Policy,
+    pub write: Policy,
     pub login_account: Policy,
     pub login_ip: Policy,
     /// The part of each quota that one replica grants by itself while Redis is away.
@@ -98,10 +102,13 @@ pub fn read_database(lookup: Lookup<'_>) -> Result<db::Config, Mistakes> {
 ///
 /// # Errors
 /// Every mistake at once.
-pub fn read_stores(lookup: Lookup<'_>) -> Result<(db::Config, redis::Config), Mistakes> {
+pub fn read_stores(
+    lookup: Lookup<'_>,
+) -> Result<(db::Config, redis::Config, cache::Config), Mistakes> {
     read(lookup, |env| {
         let (database, redis) = (declare_database(env), declare_redis(env));
-        Some((database?, redis?))
+        let cache = declare_cache(env);
+        Some((database?, redis?, cache?))
     })
 }
 

@@ -71,12 +71,15 @@ impl Breaker {
         }
     }
 
-    pub fn record_failure(&self) {
-        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= THRESHOLD {
+    /// Whether calls are kept away from now on.
+    pub fn record_failure(&self) -> bool {
+        let opens = self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= THRESHOLD;
+        if opens {
             let until = self.now() + COOLDOWN.as_millis() as u64;
             self.open_until.store(until, Ordering::Release);
             self.state.set(1);
         }
+        opens
     }
 
     /// At least 1, since 0 stands for "closed".

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,16 +27,24 @@ pub struct Context {
     pub deadline: Instant,
     /// The position of the newest commit that was made on behalf of this work; 0 without one.
     committed: AtomicU64,
+    /// Some entry of a cache that it made stale could not be evicted.
+    left_stale: AtomicBool,
 }
 
 impl Context {
     pub fn new(request_id: String, traceparent: Option<String>, deadline: Instant) -> Self {
-        Self { request_id, traceparent, deadline, committed: AtomicU64::new(0) }
+        let (committed, left_stale) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { request_id, traceparent, deadline, committed, left_stale }
     }
 
     /// Up to where the log has to be replayed for one's own writes to be seen, if there were any.
     pub fn committed(&self) -> Option<Lsn> {
         Some(Lsn(self.committed.load(Ordering::Acquire))).filter(|lsn| lsn.0 > 0)
+    }
+
+    /// Whether a cache may hold what this work has replaced.
+    pub fn has_left_stale(&self) -> bool {
+        self.left_stale.load(Ordering::Acquire)
     }
 
     /// Runs `work` with this context as the current one.
@@ -53,6 +61,11 @@ impl Context {
 /// Remembers that something was committed at `lsn` for the running request or job.
 pub fn note_commit(lsn: Lsn) {
     let _ = CURRENT.try_with(|context| context.committed.fetch_max(lsn.0, Ordering::AcqRel));
+}
+
+/// Remembers that a cache may hold what the running request or job has replaced.
+pub fn note_left_stale() {
+    let _ = CURRENT.try_with(|context| context.left_stale.store(true, Ordering::Release));
 }
 
 /// `limit`, or what is left until the deadline if that is less.

@@ -37,6 +37,13 @@ pub struct Config {
     pub lifetime: Duration,
 }
 
+impl Config {
+    /// The keys one by one, for what else has to be signed.
+    pub fn secrets(&self) -> Vec<SecretString> {
+        pem_blocks(self.private_keys.expose_secret()).map(SecretString::from).collect()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {

@@ -2,14 +2,11 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use bytes::Bytes;
 use serde_json::{Value, json};
-use shoal::platform::cache::{Entry, Status};
 use sqlx::Executor;
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::support::{Client, Fleet, unique};
+use crate::support::{Client, Fleet};
 
 /// Products by SQL, since fifty requests prove no more: prices repeat, so that ties are broken.
 async fn fill(fleet: &Fleet, count: usize) {
@@ -216,68 +213,6 @@ async fn a_change_is_seen_by_the_next_read_on_every_replica() {
     for replica in 0..3 {
         fleet.only(replica).get(&path).await.expect_problem(404, "not_found");
     }
-}
-
-fn entry(body: &str) -> Entry {
-    Entry { meta: "\"1\"".to_owned(), body: Bytes::copy_from_slice(body.as_bytes()) }
-}
-
-#[tokio::test]
-async fn a_slow_reader_does_not_bring_back_what_a_write_replaced() {
-    let fleet = Fleet::of(2).start().await;
-    let cache = fleet.replicas[0].app.product_cache.clone();
-    let other = &fleet.replicas[1].app.product_cache;
-    let key = unique("product");
-    let load = async |body: &'static str| Ok::<_, ()>(Some(entry(body)));
-
-    let (loaded, has_loaded) = oneshot::channel();
-    let (may_go_on, go_on) = oneshot::channel::<()>();
-    let reader = tokio::spawn({
-        let key = key.clone();
-        async move {
-            let slow = async {
-                let old = entry("old");
-                loaded.send(()).unwrap();
-                go_on.await.unwrap();
-                Ok::<_, ()>(Some(old))
-            };
-            cache.get_or_load(key, slow).await.unwrap()
-        }
-    });
-    has_loaded.await.unwrap();
-    other.bury(&key).await;
-    may_go_on.send(()).unwrap();
-    assert_eq!(reader.await.unwrap(), Some((entry("old"), Status::Miss)), "it began before");
-    for replica in &fleet.replicas {
-        let found = replica.app.product_cache.get_or_load(&key, load("new")).await.unwrap();
-        assert_eq!(found, Some((entry("new"), Status::Miss)));
-    }
-}
-
-#[tokio::test]
-async fn a_fill_does_not_replace_a_newer_one() {
-    let fleet = Fleet::one().await;
-    let cache = &fleet.app().product_cache;
-    let key = unique("product");
-    let inner = async || {
-        let newer = async { Ok::<_, ()>(Some(entry("newer"))) };
-        cache.get_or_load(&key, newer).await.unwrap();
-        Ok::<_, ()>(Some(entry("older")))
-    };
-    cache.get_or_load(&key, inner()).await.unwrap();
-    let none = async { Err::<Option<Entry>, _>("loaded although it is there") };
-    assert_eq!(cache.get_or_load(&key, none).await, Ok(Some((entry("newer"), Status::Hit))));
-}
-
-#[tokio::test]
-async fn what_cannot_be_loaded_is_not_kept() {
-    let fleet = Fleet::one().await;
-    let cache = &fleet.app().product_cache;
-    let key = unique("product");
-    assert_eq!(cache.get_or_load(&key, async { Err::<_, i32>(5) }).await, Err(5));
-    assert_eq!(cache.get_or_load(&key, async { Ok::<_, ()>(None) }).await, Ok(None));
-    let found = cache.get_or_load(&key, async { Ok::<_, ()>(Some(entry("found"))) }).await;
-    assert_eq!(found, Ok(Some((entry("found"), Status::Miss))));
 }
 
 #[tokio::test]

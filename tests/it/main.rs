@@ -13,6 +13,7 @@
 mod support;
 
 mod auth;
+mod cache;
 mod catalogue;
 mod cli;
 mod errors;

@@ -19,9 +19,9 @@ use crate::{
     platform::{
         http::{
             error::{ApiError, Problem},
-            gate::User,
             json,
             params::Path,
+            visitor::User,
         },
         sessions::Origin,
     },

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::{
     domain::users::Email,
     platform::{
-        http::{client_ip::bucket, error::ApiError, gate::too_many_requests},
+        http::{client_ip::bucket, error::ApiError, limits::too_many_requests},
         rate_limit::Policy,
     },
     state::AppState,

@@ -111,7 +111,7 @@ pub(super) async fn end_sessions(app: &AppState, user_id: Uuid) -> Result<(), Ap
     let mut tx = app.db.begin().await?;
     let ended = app.sessions.revoke_all(&mut tx, user_id, None).await?;
     tx.commit().await?;
-    app.sessions.spread_revocation(&ended).await;
+    app.sessions.spread_revocation(user_id, &ended).await;
     Ok(())
 }
 
@@ -153,7 +153,7 @@ pub(super) async fn change_password(
     let current = Some(principal.session_id);
     let ended = app.sessions.revoke_all(&mut tx, principal.user_id, current).await?;
     tx.commit().await?;
-    app.sessions.spread_revocation(&ended).await;
+    app.sessions.spread_revocation(principal.user_id, &ended).await;
     Ok(())
 }
 

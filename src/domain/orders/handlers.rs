@@ -22,10 +22,10 @@ use crate::{
         http::{
             error::{ApiError, Problem},
             etag,
-            gate::{Admin, User},
             idempotent::{Idempotent, NoBody},
             pagination::{Page, PageParams},
             params::{Path, Query},
+            visitor::{Admin, User},
         },
         tokens::{Principal, Role},
     },
@@ -65,7 +65,7 @@ pub(super) async fn list_orders(
     let owner = owner(&principal);
     let orders = queries::list_page(&mut conn, owner, filter.status, before, limit).await?;
     drop(conn);
-    let page = Page::<OrderResponse>::new(orders, &page, |last: &Order| last.id)?;
+    let page = Page::<OrderResponse>::new(orders, page.limit, |last: &Order| last.id);
     page.into_response(&uri)
 }
 
@@ -153,7 +153,8 @@ pub(super) async fn list_order_events(
     find(&mut conn, id, &principal).await?;
     let trail = events::trail(&mut conn, id, after, page.fetch_limit()).await?;
     drop(conn);
-    let page = Page::<OrderEventResponse>::new(trail, &page, |last: &events::Event| last.sequence)?;
+    let page =
+        Page::<OrderEventResponse>::new(trail, page.limit, |last: &events::Event| last.sequence);
     page.into_response(&uri)
 }
 

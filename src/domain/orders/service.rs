@@ -44,12 +44,11 @@ pub(super) async fn place(
         let (product_id, before) = (line.product_id, after + i64::from(line.quantity));
         Some(StockChange { product_id, before, after })
     });
-    let stale = products::update_availability(tx, changes).await?;
+    products::update_availability(app, tx, changes).await?;
     let order = queries::insert(tx, new_order(customer_id, sold)).await?;
     emit(tx, &order, json!({ "items": order.items }))?;
     let location = format!("/v1/orders/{}", order.id);
     let reply = Reply::new(StatusCode::CREATED, &OrderResponse::from(order))?.location(location);
-    products::forget_cached(app, &stale).await;
     Ok(once.finish(reply).await?)
 }
 
@@ -157,14 +156,14 @@ async fn move_to(
     let tx = &mut once.tx;
     let found = queries::find_for_update(tx, id, customer_id).await?;
     let current = found.ok_or_else(ApiError::not_found)?;
-    let (order, stale) = if current.status == next {
-        (current, Vec::new())
+    let order = if current.status == next {
+        current
     } else if current.status.can_become(next) {
         let previous = current.status;
         let order = queries::set_status(tx, current, next).await?;
         emit(tx, &order, json!({ "previous": previous }))?;
-        let stale = release_stock(tx, &order).await?;
-        (order, stale)
+        release_stock(app, tx, &order).await?;
+        order
     } else {
         return Err(ApiError::conflict(
             "illegal_move",
@@ -176,20 +175,19 @@ async fn move_to(
         ));
     };
     let reply = Reply::new(StatusCode::OK, &OrderResponse::from(order))?;
-    products::forget_cached(app, &stale).await;
     Ok(once.finish(reply).await?)
 }
 
 /// Returns what the order had taken, if its status means that nobody will get it.
-async fn release_stock(tx: &mut Tx, order: &Order) -> Result<Vec<Uuid>, sqlx::Error> {
+async fn release_stock(app: &AppState, tx: &mut Tx, order: &Order) -> Result<(), sqlx::Error> {
     if !matches!(order.status, Status::Cancelled | Status::PaymentFailed) {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let items = &order.items;
     let product_ids: Vec<Uuid> = items.iter().map(|item| item.product_id).collect();
     let quantities: Vec<i32> = items.iter().map(|item| item.quantity).collect();
     let changes = products::return_stock(tx, &product_ids, &quantities).await?;
-    products::update_availability(tx, changes).await
+    products::update_availability(app, tx, changes).await
 }
 
 /// Writes the event that tells of the state `order` is in now. `details` are merged into what

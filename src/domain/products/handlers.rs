@@ -9,8 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use uuid::Uuid;
 
 use super::{
+    cached::{self, Question},
     model::{
-        AdjustStock, CatalogueFilter, CreateProduct, Product, ProductResponse, Sort, StockResponse,
+        AdjustStock, CatalogueFilter, CreateProduct, ProductResponse, Sort, StockResponse,
         UpdateProduct,
     },
     queries::{self, Position},
@@ -18,16 +19,16 @@ use super::{
 };
 use crate::{
     platform::{
-        cache::{Entry, Status},
+        cache::Status,
         db::Consistency,
         http::{
             error::{ApiError, Problem},
             etag::{self, IfMatch},
-            gate::Admin,
             idempotent::Idempotent,
             json,
             pagination::{self, Page, PageParams},
             params::{Path, Query},
+            visitor::Admin,
         },
     },
     state::AppState,
@@ -47,35 +48,20 @@ pub(super) async fn list_products(
     Query(filter): Query<CatalogueFilter>,
     Query(page): Query<PageParams>,
     OriginalUri(uri): OriginalUri,
+    consistency: Consistency,
 ) -> Result<Response, ApiError> {
     let from = match page.position::<(Sort, i64, Uuid)>()? {
         Some((sort, amount, id)) if sort == filter.sort => Position { amount, id },
         Some(_) => return Err(pagination::foreign_cursor()),
         None => Position::start(filter.sort),
     };
-    let words = filter.q.as_ref().map_or("", |q| q.as_str());
-    let key = format!("{:?}:{}:{}:{}:{words}", filter.sort, page.limit, from.amount, from.id);
-    let load = async {
-        let mut conn = app.db.read(&Consistency::Any).await?;
-        let limit = page.fetch_limit();
-        let rows = if words.is_empty() {
-            queries::list_page(&mut conn, filter.sort, from, limit).await?
-        } else {
-            queries::search_page(&mut conn, words, filter.sort, from, limit).await?
-        };
-        let page = Page::<ProductResponse>::new(rows, &page, |last: &Product| {
-            (filter.sort, filter.sort.amount_of(last), last.id)
-        })?;
-        Ok::<_, ApiError>(Some(Entry {
-            body: serde_json::to_vec(&page)?.into(),
-            meta: page.next_cursor.unwrap_or_default(),
-        }))
-    };
-    let found = app.catalogue_cache.get_or_load(key, load).await?;
-    let (entry, status) = found.ok_or_else(ApiError::not_found)?;
+    let words = filter.q.as_ref().map_or("", |q| q.as_str()).to_owned();
+    let question = Question { words, sort: filter.sort, from, limit: page.limit };
+    let found = cached::page(&app, consistency, question).await?;
+    let entry = found.entry.ok_or_else(ApiError::not_found)?;
     let next = (!entry.meta.is_empty()).then(|| pagination::next_link(&uri, &entry.meta));
     let mut response = pagination::respond(entry.body, next);
-    mark_public(response.headers_mut(), status);
+    mark_public(response.headers_mut(), found.status);
     Ok(response)
 }
 
@@ -85,21 +71,11 @@ pub(super) async fn list_products(
 pub(super) async fn get_product(
     State(app): State<AppState>,
     Path(id): Path<Uuid>,
+    consistency: Consistency,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let load = async {
-        // Not a replica: what is cached here must not be older than the last write.
-        let mut conn = app.db.read(&Consistency::Latest).await?;
-        let Some(product) = queries::find(&mut conn, id).await? else {
-            return Ok(None);
-        };
-        Ok::<_, ApiError>(Some(Entry {
-            meta: etag::of_version(product.version),
-            body: serde_json::to_vec(&ProductResponse::from(product))?.into(),
-        }))
-    };
-    let found = app.product_cache.get_or_load(id, load).await?;
-    let (entry, status) = found.ok_or_else(ApiError::not_found)?;
+    let found = cached::product(&app, consistency, id).await?;
+    let entry = found.entry.ok_or_else(ApiError::not_found)?;
     let mut response = if etag::matches_none(&headers, &entry.meta) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -108,7 +84,7 @@ pub(super) async fn get_product(
     let head = response.headers_mut();
     head.insert(header::CONTENT_TYPE, JSON);
     head.insert(header::ETAG, etag::header_value(&entry.meta));
-    mark_public(head, status);
+    mark_public(head, found.status);
     Ok(response)
 }
 
@@ -191,5 +167,5 @@ pub(super) async fn adjust_stock(
 
 fn mark_public(headers: &mut HeaderMap, status: Status) {
     headers.insert(header::CACHE_CONTROL, PUBLIC);
-    headers.insert(CACHE_STATUS, HeaderValue::from_static(status.header()));
+    headers.insert(CACHE_STATUS, status.header());
 }

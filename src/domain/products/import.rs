@@ -7,11 +7,15 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
+    cached,
     model::{CreateProduct, Currency, Description, ProductName, Sku, UnitAmount, Units},
     queries,
     stock::Availability,
 };
-use crate::platform::db::{Db, Tx};
+use crate::platform::{
+    cache::Cache,
+    db::{Db, Tx},
+};
 
 /// Rows sent to the database at once: few round trips, and arrays of a bounded size.
 const BATCH: usize = 1_000;
@@ -32,11 +36,16 @@ struct Line {
 
 /// Reads products from CSV with the columns `sku,name,description,unit_amount,currency,stock`.
 /// A product whose SKU exists is updated; its stock, which orders have changed since, stays.
-/// Returns the ids: whoever calls this tells the cache.
+/// Returns the ids.
 ///
 /// # Errors
 /// What is wrong, line by line; nothing was imported.
-pub async fn import(db: &Db, csv: impl Read) -> anyhow::Result<Vec<Uuid>> {
+pub async fn import(
+    db: &Db,
+    products_cache: &Cache,
+    catalogue_cache: &Cache,
+    csv: impl Read,
+) -> anyhow::Result<Vec<Uuid>> {
     let products = parse(csv)?;
     let mut tx = db.begin().await.context("cannot reach the database")?;
     let mut ids = Vec::with_capacity(products.len());
@@ -54,6 +63,7 @@ pub async fn import(db: &Db, csv: impl Read) -> anyhow::Result<Vec<Uuid>> {
         }
         ids.extend(done.into_iter().map(|(id, _)| id));
     }
+    cached::evict(&mut tx, products_cache, catalogue_cache, ids.iter().copied());
     tx.commit().await.context("nothing was imported")?;
     Ok(ids)
 }

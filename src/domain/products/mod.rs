@@ -5,6 +5,7 @@
 //! the coarse `availability`, so a sale touches a product's row, ETag and cache entry only when
 //! it crosses a threshold.
 
+mod cached;
 mod handlers;
 pub mod import;
 mod model;
@@ -17,7 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 // What other resources may use.
 pub use self::{
     queries::{SoldLine, return_stock, take_stock},
-    stock::{StockChange, forget_cached, update_availability},
+    stock::{StockChange, update_availability},
 };
 use crate::state::AppState;
 

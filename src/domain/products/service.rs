@@ -5,9 +5,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
+    cached,
     model::{AdjustStock, CreateProduct, Product, ProductResponse, StockResponse, UpdateProduct},
     queries,
-    stock::{StockChange, forget_cached, update_availability},
+    stock::{StockChange, update_availability},
 };
 use crate::{
     platform::{
@@ -39,6 +40,7 @@ pub(super) async fn create(
     let inserted = queries::insert(&mut once.tx, new).await;
     let product = inserted.on_constraint("products_sku_key", sku_taken)?;
     emit(&mut once.tx, "product.created", &product)?;
+    evict(app, &mut once.tx, product.id);
     let (location, etag) =
         (format!("/v1/products/{}", product.id), etag::of_version(product.version));
     let reply = Reply::new(StatusCode::CREATED, &ProductResponse::from(product))?;
@@ -59,7 +61,7 @@ pub(super) async fn update(
     let updated = queries::update(&mut tx, id, change).await;
     let product = updated.on_constraint("products_sku_key", sku_taken)?;
     emit(&mut tx, "product.updated", &product)?;
-    forget_cached(app, &[id]).await;
+    evict(app, &mut tx, id);
     tx.commit().await?;
     Ok(product)
 }
@@ -81,7 +83,7 @@ pub(super) async fn archive(app: &AppState, id: Uuid, if_match: &IfMatch) -> Res
         data: &json!({ "product_id": id }),
     };
     events::emit(&mut tx, &event)?;
-    forget_cached(app, &[id]).await;
+    evict(app, &mut tx, id);
     tx.commit().await?;
     Ok(())
 }
@@ -106,9 +108,8 @@ pub(super) async fn adjust_stock(
         })?
         .ok_or_else(ApiError::not_found)?;
     let change = StockChange { product_id: id, before: after - delta, after };
-    let stale = update_availability(&mut once.tx, [change]).await?;
+    update_availability(app, &mut once.tx, [change]).await?;
     let body = StockResponse { product_id: id, stock: after };
-    forget_cached(app, &stale).await;
     Ok(once.finish(Reply::new(StatusCode::OK, &body)?).await?)
 }
 
@@ -127,6 +128,10 @@ fn emit(tx: &mut Tx, kind: &'static str, product: &Product) -> Result<(), sqlx::
         }),
     };
     events::emit(tx, &event)
+}
+
+fn evict(app: &AppState, tx: &mut Tx, id: Uuid) {
+    cached::evict(tx, &app.product_cache, &app.catalogue_cache, [id]);
 }
 
 fn sku_taken() -> ApiError {

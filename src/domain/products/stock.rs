@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::queries;
+use super::{cached, queries};
 use crate::{
     platform::{
         db::Tx,
@@ -60,15 +60,16 @@ impl StockChange {
     }
 }
 
-/// Brings the catalogue in line with `changes` of the same transaction, where a threshold was
-/// crossed. The caller hands the result to [`forget_cached`] before it commits.
+/// Brings the catalogue and its caches in line with `changes` of the same transaction, where a
+/// threshold was crossed.
 ///
 /// # Errors
 /// The database refused.
 pub async fn update_availability(
+    app: &AppState,
     tx: &mut Tx,
     changes: impl IntoIterator<Item = StockChange>,
-) -> Result<Vec<Uuid>, sqlx::Error> {
+) -> Result<(), sqlx::Error> {
     let mut crossed: Vec<_> = changes
         .into_iter()
         .filter_map(|change| Some((change.product_id, change.crossed_into()?)))
@@ -86,16 +87,9 @@ pub async fn update_availability(
         };
         events::emit(tx, &event)?;
     }
-    Ok(crossed.into_iter().map(|(product_id, _)| product_id).collect())
-}
-
-/// Makes sure that nobody is served these products as they were before a write. Called before the
-/// write commits: a reply that is lost, or a process that is killed in between, then leaves at
-/// worst a cold entry. The tombstone outlives the transaction.
-pub async fn forget_cached(app: &AppState, products: &[Uuid]) {
-    for product_id in products {
-        app.product_cache.bury(product_id).await;
-    }
+    let ids = crossed.into_iter().map(|(product_id, _)| product_id);
+    cached::evict(tx, &app.product_cache, &app.catalogue_cache, ids);
+    Ok(())
 }
 
 #[cfg(test)]

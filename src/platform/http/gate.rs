@@ -1,216 +1,184 @@
-//! What every request of the API passes first: who is it, and may it come in now?
+//! What every request of the API passes first: who is it, may it come in now, and what does it
+//! have to see?
 //!
-//! The rate limit and the state of the session take one round trip to Redis, together.
+//! The rate limit, the state of the session and the user's position take one round trip to
+//! Redis, together.
 
 use std::{net::IpAddr, sync::Arc};
 
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use deadpool_redis::redis::FromRedisValue;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use ipnet::IpNet;
 
 use super::{
-    client_ip::{Peer, bucket, client_ip},
-    error::ApiError,
+    client_ip::{Peer, client_ip},
+    etag::header_value,
+    limits,
+    visitor::{Visitor, address_bucket},
 };
 use crate::platform::{
-    db::Consistency,
-    rate_limit::{Decision, Policy, RateLimiter},
-    sessions::{Origin, Sessions},
-    tokens::{Principal, Role, Tokens},
+    cache::LONGEST_LIFE,
+    consistency::{Positions, Token},
+    context::Context,
+    db::{Consistency, Lsn},
+    rate_limit::{Policy, RateLimiter},
+    sessions::{Sessions, State as Session, user_tag},
+    tokens::{Principal, Tokens},
 };
 
-/// Asking what is left must not cost any of it.
-pub const RATE_LIMIT_PATH: &str = "/v1/rate-limit";
+pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
 
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-
-/// What the gate needs. Cheap to clone.
+/// What the gate asks. Cheap to clone.
 #[derive(Clone)]
 pub struct Gate {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
     tokens: Tokens,
-    sessions: Sessions,
-    limiter: RateLimiter,
-    policy: Policy,
-    policy_header: HeaderValue,
-    trusted_proxies: Arc<[IpNet]>,
+    pub(super) sessions: Sessions,
+    positions: Positions,
+    pub(super) limiter: RateLimiter,
+    pub(super) policies: Policies,
+    trusted_proxies: Vec<IpNet>,
 }
 
-/// Who the gate took the client for.
-#[derive(Clone)]
-enum Identity {
-    Anonymous,
-    User(Arc<Principal>),
-    /// The token is good, but nobody could be asked whether its session still is.
-    Unknown,
+/// How much each visitor may ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Policies {
+    /// Reads.
+    pub default: Policy,
+    /// Whatever may change something.
+    pub write: Policy,
 }
-
-/// The address of the client.
-#[derive(Clone, Copy)]
-struct ClientIp(IpAddr);
 
 impl Gate {
     pub fn new(
         tokens: Tokens,
         sessions: Sessions,
+        positions: Positions,
         limiter: RateLimiter,
-        policy: Policy,
+        policies: Policies,
         trusted_proxies: Vec<IpNet>,
     ) -> Self {
-        let Policy { name, quota, window } = policy;
-        let header = format!("\"{name}\";q={quota};w={}", window.as_secs());
-        Self {
-            tokens,
-            sessions,
-            limiter,
-            policy,
-            policy_header: super::etag::header_value(&header),
-            trusted_proxies: trusted_proxies.into(),
-        }
-    }
-
-    fn write_headers(&self, headers: &mut HeaderMap, decision: &Decision) {
-        let name = decision.policy.name;
-        let (left, reset) = (decision.remaining, decision.reset.as_secs_f64().ceil());
-        headers.insert(RATE_LIMIT_POLICY, self.policy_header.clone());
-        let state = format!("\"{name}\";r={left};t={reset}");
-        headers.insert(RATE_LIMIT, super::etag::header_value(&state));
+        let inner = Inner { tokens, sessions, positions, limiter, policies, trusted_proxies };
+        Self { inner: Arc::new(inner) }
     }
 }
 
 /// The middleware of everything under `/v1`.
-pub async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
-    let peer = request
-        .extensions()
-        .get::<Peer>()
-        .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-    let ip = client_ip(peer, request.headers(), &gate.trusted_proxies);
-    let principal = bearer(request.headers()).and_then(|token| gate.tokens.verify(token));
-    let question = principal.as_ref().map(|p| gate.sessions.state_command(p.session_id));
-    let who = match &principal {
-        Some(principal) => format!("user:{}", principal.user_id),
-        None => format!("ip:{}", bucket(ip)),
-    };
-    let cost = u32::from(request.uri().path() != RATE_LIMIT_PATH);
-    let (decision, state) = gate.limiter.check_with(gate.policy, who, cost, question).await;
-    let mut response = if decision.allowed {
-        let identity = match principal {
-            None => Identity::Anonymous,
-            Some(principal) => {
-                let state = state
-                    .and_then(|value| Option::<String>::from_redis_value(value).ok().flatten());
-                match gate.sessions.is_live(principal.session_id, state.as_deref()).await {
-                    Ok(true) => Identity::User(principal),
-                    Ok(false) => Identity::Anonymous,
-                    Err(_) => Identity::Unknown,
-                }
-            }
-        };
-        let extensions = request.extensions_mut();
-        extensions.insert(identity);
-        extensions.insert(ClientIp(ip));
-        extensions.insert(decision);
-        next.run(request).await
+pub async fn pass(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let gate = gate.inner;
+    let (mut head, body) = request.into_parts();
+    let visitor = Arc::new(gate.receive(&head).await);
+    let response = if visitor.decision.allowed {
+        head.extensions.insert(visitor.clone());
+        next.run(Request::from_parts(head, body)).await
     } else {
-        too_many_requests(&decision).into_response()
+        limits::too_many_requests(&visitor.decision).into_response()
     };
-    let headers = response.headers_mut();
-    gate.write_headers(headers, &decision);
-    // What is public says so; everything else is somebody's.
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    response
+    gate.see_off(&visitor, response).await
 }
 
-/// 429 for a decision that was a refusal.
-pub fn too_many_requests(decision: &Decision) -> ApiError {
-    ApiError::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "quota_exceeded",
-        format!(
-            "The limit is {} requests in {} s; `Retry-After` says when to come back.",
-            decision.policy.quota,
-            decision.policy.window.as_secs(),
-        ),
-    )
-    .retry_after(decision.retry_after)
+impl Inner {
+    async fn receive(self: &Arc<Self>, head: &Parts) -> Visitor {
+        let headers = &head.headers;
+        let peer = head
+            .extensions
+            .get::<Peer>()
+            .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let ip = client_ip(peer, headers, &self.trusted_proxies);
+        let principal = bearer(headers).and_then(|token| self.tokens.verify(token));
+        let Policies { default, write } = self.policies;
+        let policy = if head.method.is_safe() { default } else { write };
+        // Asking what is left must not cost any of it.
+        let cost = u32::from(head.uri.path() != limits::RATE_LIMIT_PATH);
+        let token = headers
+            .get(CONSISTENCY_TOKEN)
+            .map(|token| token.to_str().ok().and_then(|token| self.positions.verify(token)));
+        let (decision, session, consistency) = match &principal {
+            None => {
+                let who = address_bucket(ip);
+                let (decision, _) = self.limiter.check_and_get(policy, who, cost, &[]).await;
+                (decision, Session::Unknown, of_anonymous(token.flatten()))
+            }
+            Some(principal) => {
+                let Principal { user_id, session_id, .. } = &**principal;
+                let session = self.sessions.key(*user_id, *session_id);
+                let keys = [session.as_str(), &self.positions.key(*user_id)];
+                let who = user_tag(*user_id);
+                let (decision, found) = self.limiter.check_and_get(policy, who, cost, &keys).await;
+                let found = found.unwrap_or_default();
+                let value = |index: usize| found.get(index).and_then(Option::as_deref);
+                let session = Session::parse(value(0));
+                (decision, session, of_user(token, session, value(1)))
+            }
+        };
+        Visitor { gate: self.clone(), ip, principal, session, decision, consistency }
+    }
+
+    /// Tells what is left, and keeps what the user has written.
+    async fn see_off(&self, visitor: &Visitor, mut response: Response) -> Response {
+        if let Some(context) = Context::current()
+            && let Some(lsn) = context.committed()
+        {
+            if let Some(principal) = &visitor.principal {
+                self.positions.advance(principal.user_id, lsn).await;
+            }
+            if response.status().is_success() {
+                let token = if context.has_left_stale() {
+                    Token::uncached(lsn, LONGEST_LIFE)
+                } else {
+                    Token::new(lsn)
+                };
+                let token = header_value(&self.positions.sign(&token));
+                response.headers_mut().insert(CONSISTENCY_TOKEN, token);
+            }
+        }
+        let headers = response.headers_mut();
+        limits::write_headers(headers, &visitor.decision);
+        // What is public says so; everything else is somebody's.
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// Nobody's reads need to see more than the token says. One that is not ours says nothing.
+fn of_anonymous(token: Option<Token>) -> Consistency {
+    match token {
+        None => Consistency::Any,
+        Some(token) if token.is_uncached() => Consistency::Uncached,
+        Some(token) => Consistency::AtLeast(token.lsn),
+    }
+}
+
+/// A user sees what any of its devices wrote, as far as Redis knows, and what the token says.
+/// Whatever is missing or wrong may hide a write, which only the primary surely has.
+fn of_user(token: Option<Option<Token>>, session: Session, position: Option<&str>) -> Consistency {
+    let lsn = match token {
+        Some(Some(token)) if token.is_uncached() => return Consistency::Uncached,
+        Some(Some(token)) => token.lsn,
+        Some(None) => return Consistency::Latest,
+        None => Lsn::default(),
+    };
+    let Session::Active(floor) = session else {
+        return Consistency::Latest;
+    };
+    match position.map(Positions::parse) {
+        Some(None) => Consistency::Latest,
+        Some(Some(position)) => Consistency::AtLeast(lsn.max(floor).max(position)),
+        None => Consistency::AtLeast(lsn.max(floor)),
+    }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-}
-
-/// A logged-in user. 401 for everybody else.
-pub struct User(pub Arc<Principal>);
-
-impl<S: Sync> FromRequestParts<S> for User {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        match parts.extensions.get::<Identity>() {
-            Some(Identity::User(principal)) => Ok(Self(principal.clone())),
-            Some(Identity::Unknown) => Err(ApiError::unavailable(
-                "session_unknown",
-                "Whether your session is still valid cannot be checked right now.",
-            )),
-            _ => Err(ApiError::unauthorized()),
-        }
-    }
-}
-
-/// A logged-in administrator. 403 for other users.
-pub struct Admin(pub Arc<Principal>);
-
-impl<S: Sync> FromRequestParts<S> for Admin {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let User(principal) = User::from_request_parts(parts, state).await?;
-        match principal.role {
-            Role::Admin => Ok(Self(principal)),
-            Role::Customer => Err(ApiError::forbidden()),
-        }
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for Origin {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let ip = parts.extensions.get::<ClientIp>();
-        let agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-        Ok(Self {
-            ip: ip.map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |ip| ip.0),
-            // It is shown to the user, not matched on: a prefix is enough.
-            user_agent: agent.unwrap_or_default().chars().take(200).collect(),
-        })
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for Consistency {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(Self::Latest)
-    }
-}
-
-/// What the gate decided about this request.
-pub struct Limit(pub Decision);
-
-impl<S: Sync> FromRequestParts<S> for Limit {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let decision = parts.extensions.get::<Decision>().copied();
-        decision.map(Self).ok_or_else(ApiError::not_found)
-    }
 }
 
 #[cfg(test)]
@@ -230,5 +198,28 @@ mod tests {
             assert_eq!(token(other), None, "{other}");
         }
         assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn the_newest_of_all_that_is_known_has_to_be_seen() {
+        let token = |lsn| Some(Some(Token::new(Lsn(lsn))));
+        let active = Session::Active(Lsn(20));
+        assert_eq!(of_user(None, active, None), Consistency::AtLeast(Lsn(20)));
+        assert_eq!(of_user(None, active, Some("1e")), Consistency::AtLeast(Lsn(30)));
+        assert_eq!(of_user(token(40), active, Some("1e")), Consistency::AtLeast(Lsn(40)));
+        assert_eq!(of_user(token(10), active, None), Consistency::AtLeast(Lsn(20)));
+        // Redis away, its data lost, a forged token, nonsense: each may hide a write.
+        assert_eq!(of_user(None, Session::Unknown, None), Consistency::Latest);
+        assert_eq!(of_user(token(40), Session::Unknown, None), Consistency::Latest);
+        assert_eq!(of_user(Some(None), active, None), Consistency::Latest);
+        assert_eq!(of_user(None, active, Some("x")), Consistency::Latest);
+    }
+
+    #[test]
+    fn without_a_user_the_token_alone_counts() {
+        assert_eq!(of_anonymous(None), Consistency::Any);
+        assert_eq!(of_anonymous(Some(Token::new(Lsn(7)))), Consistency::AtLeast(Lsn(7)));
+        let stale = Token::uncached(Lsn(7), std::time::Duration::from_secs(9));
+        assert_eq!(of_anonymous(Some(stale)), Consistency::Uncached);
     }
 }

@@ -7,7 +7,7 @@ use axum::{
 use http::{HeaderName, HeaderValue, header};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{error::ApiError, etag::header_value, gate::User, json};
+use super::{error::ApiError, etag::header_value, json, visitor::User};
 use crate::platform::idempotency::{Claim, Reply};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -1,7 +1,7 @@
 //! HTTP: what every route shares.
 //!
 //! Reading order: `server` accepts, `connection` serves, `layers` is the stack around all routes, `gate`
-//! stands before `/v1`, then the extractors (`json`, `params`, `idempotent`, `etag`,
+//! stands before `/v1`, then the extractors (`visitor`, `json`, `params`, `idempotent`, `etag`,
 //! `pagination`), and `error`, the one error that leaves the process.
 
 pub mod client_ip;
@@ -19,3 +19,4 @@ pub mod pagination;
 pub mod params;
 mod route_metrics;
 pub mod server;
+pub mod visitor;

@@ -76,25 +76,20 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// `rows` as fetched with [`PageParams::fetch_limit`]; `position` is what the cursor of the
-    /// next page says about the last row of this one.
-    ///
-    /// # Errors
-    /// The position cannot be serialised: a bug.
+    /// `rows` are as many as the page holds, and one more if there are; `position` is what the
+    /// cursor of the next page says about the last row of this one.
     pub fn new<R: Into<T>, P: Serialize>(
         mut rows: Vec<R>,
-        params: &PageParams,
+        limit: i64,
         position: impl Fn(&R) -> P,
-    ) -> Result<Self, serde_json::Error> {
-        let has_more = rows.len() as i64 > params.limit;
-        rows.truncate(params.limit as usize);
-        let next_cursor = match rows.last() {
-            Some(last) if has_more => {
-                Some(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&position(last))?))
-            }
-            _ => None,
-        };
-        Ok(Self { data: rows.into_iter().map(Into::into).collect(), has_more, next_cursor })
+    ) -> Self {
+        let has_more = rows.len() as i64 > limit;
+        rows.truncate(limit as usize);
+        // Positions are numbers and texts: this cannot fail.
+        let cursor = |last| serde_json::to_vec(&position(last)).unwrap_or_default();
+        let next_cursor =
+            rows.last().filter(|_| has_more).map(|last| URL_SAFE_NO_PAD.encode(cursor(last)));
+        Self { data: rows.into_iter().map(Into::into).collect(), has_more, next_cursor }
     }
 
     /// The page as a response, with the `Link` to the next one.
@@ -149,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_cursor_of_another_order_is_refused() {
-        let page = Page::<i32>::new(vec![1, 2], &params(1, None), |row| ("a", *row)).unwrap();
+        let page = Page::<i32>::new(vec![1, 2], 1, |row| ("a", *row));
         assert!(page.has_more);
         let params = params(1, page.next_cursor);
         assert_eq!(params.position::<(String, i32)>().unwrap(), Some(("a".to_owned(), 1)));

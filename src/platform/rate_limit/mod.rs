@@ -7,17 +7,14 @@ mod local;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use deadpool_redis::redis::{self, FromRedisValue, Pipeline};
+use deadpool_redis::redis::{Cmd, FromRedisValue, Value, from_redis_value};
 use prometheus::IntCounterVec;
-use sha1::{Digest, Sha1};
 
 use self::local::LocalBuckets;
 use super::{
     metrics::Metrics,
-    redis::{Failure, Redis},
+    redis::{Redis, Script},
 };
-
-static SCRIPT: &str = include_str!("gcra.lua");
 
 /// So many requests in so much time, and all of them at once if need be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +75,7 @@ impl Decision {
 #[derive(Clone)]
 pub struct RateLimiter {
     redis: Redis,
-    sha: Arc<str>,
+    script: Arc<Script>,
     local: Arc<LocalBuckets>,
     decisions: IntCounterVec,
 }
@@ -89,11 +86,9 @@ impl RateLimiter {
     /// # Errors
     /// The metric is registered twice.
     pub fn new(redis: Redis, local_share: f64, metrics: &Metrics) -> prometheus::Result<Self> {
-        let digest = Sha1::digest(SCRIPT.as_bytes());
-        let sha = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         Ok(Self {
             redis,
-            sha: sha.into(),
+            script: Arc::new(Script::new(include_str!("gcra.lua"))),
             local: Arc::new(LocalBuckets::new(local_share)),
             decisions: metrics.counter_vec(
                 "rate_limit_decisions_total",
@@ -105,7 +100,7 @@ impl RateLimiter {
 
     /// Counts one request of `who`.
     pub async fn check(&self, policy: Policy, who: impl fmt::Display) -> Decision {
-        let (decision, _) = self.check_with(policy, who, 1, None).await;
+        let (decision, _) = self.check_and_get(policy, who, 1, &[]).await;
         decision
     }
 
@@ -114,47 +109,52 @@ impl RateLimiter {
         let key = self.key(policy, who);
         self.local.forgive(&key);
         // Lost while Redis is away: the bucket refills by itself.
-        let _ = self.redis.run::<()>(&redis::Cmd::del(&key)).await;
+        let _ = self.redis.run::<()>(&Cmd::del(&key)).await;
     }
 
     /// What is left to `who`, without spending any of it.
     pub async fn peek(&self, policy: Policy, who: impl fmt::Display) -> Decision {
-        let (decision, _) = self.check_with(policy, who, 0, None).await;
+        let (decision, _) = self.check_and_get(policy, who, 0, &[]).await;
         decision
     }
 
-    /// Counts one request of `who`, and asks Redis `question` in the same round trip. The answer
-    /// is `None` while Redis is away.
-    pub async fn check_with(
+    /// Counts a request of `who` that costs `cost`, and reads `keys`, which share a slot with
+    /// `who`, in the same round trip. `None` while Redis is away.
+    pub async fn check_and_get(
         &self,
         policy: Policy,
         who: impl fmt::Display,
         cost: u32,
-        question: Option<redis::Cmd>,
-    ) -> (Decision, Option<redis::Value>) {
-        let key = self.key(policy, who);
-        let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.cmd("EVALSHA").arg(&*self.sha).arg(1).arg(&key);
-        pipeline.arg(policy.interval_micros()).arg(policy.quota).arg(cost);
-        if let Some(question) = question {
-            pipeline.add_command(question);
-        }
-        let mut answers = self.redis.pipeline::<Vec<redis::Value>>(&pipeline).await;
-        if matches!(answers, Err(Failure::NoScript)) && self.redis.load(SCRIPT).await.is_ok() {
-            answers = self.redis.pipeline(&pipeline).await;
-        }
-        let mut answers = answers.unwrap_or_default().into_iter();
-        let counted = answers.next().and_then(|value| FromRedisValue::from_redis_value(value).ok());
-        let (decision, labels) = match counted {
-            Some(counted) => (Decision::new(policy, counted), ["allowed", "refused"]),
-            None => (self.local.check(policy, key, cost), ["local_allowed", "local_refused"]),
+        keys: &[&str],
+    ) -> (Decision, Option<Vec<Option<String>>>) {
+        let bucket = self.key(policy, who);
+        let call = self.script.call(&[&[bucket.as_str()], keys].concat());
+        let call = call.arg(policy.interval_micros()).arg(policy.quota).arg(cost);
+        let answer = self.redis.call::<Vec<Value>>(&call).await.ok().and_then(read_answer);
+        let (decision, values, labels) = match answer {
+            Some((counted, values)) => {
+                (Decision::new(policy, counted), Some(values), ["allowed", "refused"])
+            }
+            None => {
+                let decision = self.local.check(policy, bucket, cost);
+                (decision, None, ["local_allowed", "local_refused"])
+            }
         };
         let label = labels[usize::from(!decision.allowed)];
         self.decisions.with_label_values(&[policy.name, label]).inc();
-        (decision, answers.next())
+        (decision, values)
     }
 
     fn key(&self, policy: Policy, who: impl fmt::Display) -> String {
         self.redis.key(format_args!("limit:{}:{who}", policy.name))
     }
+}
+
+/// The four numbers of the decision, then the values that were asked for.
+fn read_answer(answer: Vec<Value>) -> Option<((u8, u32, u64, u64), Vec<Option<String>>)> {
+    let mut items = answer.into_iter();
+    let numbers: Vec<Value> = items.by_ref().take(4).collect();
+    let numbers = FromRedisValue::from_redis_value(Value::Array(numbers)).ok()?;
+    let values = items.map(from_redis_value).collect::<Result<_, _>>().ok()?;
+    Some((numbers, values))
 }

@@ -13,13 +13,14 @@
 mod queries;
 
 use std::{
+    fmt,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use deadpool_redis::redis::{Cmd, cmd};
+use deadpool_redis::redis::cmd;
 use moka::future::Cache;
 use rand::Rng;
 use secrecy::{ExposeSecret, SecretString};
@@ -28,7 +29,7 @@ use uuid::Uuid;
 
 pub use self::queries::Session;
 use super::{
-    db::{self, Db, Tx},
+    db::{self, Db, Lsn, Tx},
     redis::Redis,
 };
 
@@ -40,7 +41,9 @@ const LOCAL_TTL: Duration = Duration::from_millis(2_000);
 /// Sessions remembered by this process for when Redis is away.
 const REMEMBERED_SESSIONS: u64 = 50_000;
 
-const ACTIVE: &str = "active";
+/// An `active` entry also says how far the log was when Postgres was asked: whatever the user had
+/// been told of by then lies before that, even if a Redis that lost its data forgot about it.
+const ACTIVE: &str = "active:";
 const REVOKED: &str = "revoked";
 
 #[derive(Clone)]
@@ -65,6 +68,37 @@ pub struct Grant {
     pub session_id: Uuid,
     pub user_id: Uuid,
     pub refresh_token: SecretString,
+}
+
+/// What Redis knows of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Live, and as of this position of the log.
+    Active(Lsn),
+    Revoked,
+    /// Nobody asked lately, or Redis is away: Postgres has to be asked.
+    Unknown,
+}
+
+impl State {
+    /// Reads the value of [`Sessions::key`].
+    pub fn parse(value: Option<&str>) -> Self {
+        match value {
+            None => Self::Unknown,
+            Some(value) => match value.strip_prefix(ACTIVE).map(str::parse) {
+                Some(Ok(lsn)) => Self::Active(lsn),
+                // Anything else, such as an entry of another version, is looked at again.
+                Some(Err(_)) => Self::Unknown,
+                None if value == REVOKED => Self::Revoked,
+                None => Self::Unknown,
+            },
+        }
+    }
+}
+
+/// What all keys in Redis that belong to one user contain, so that one script may touch them.
+pub fn user_tag(user_id: Uuid) -> impl fmt::Display {
+    fmt::from_fn(move |formatter| write!(formatter, "{{user:{user_id}}}"))
 }
 
 /// Begins, continues, checks and ends sessions. Cheap to clone.
@@ -156,7 +190,7 @@ impl Sessions {
         let revoked = queries::revoke(&mut conn, user_id, session_id).await?;
         drop(conn);
         if revoked {
-            self.spread_revocation(&[session_id]).await;
+            self.spread_revocation(user_id, &[session_id]).await;
         }
         Ok(revoked)
     }
@@ -176,50 +210,36 @@ impl Sessions {
     }
 
     /// Tells the fleet of committed revocations.
-    pub async fn spread_revocation(&self, sessions: &[Uuid]) {
+    pub async fn spread_revocation(&self, user_id: Uuid, sessions: &[Uuid]) {
         let lifetime = self.config.access_token_lifetime + Duration::from_secs(60);
         for session_id in sessions {
             self.answers.invalidate(session_id).await;
             let mut set = cmd("SET");
-            set.arg(self.key(*session_id)).arg(REVOKED);
+            set.arg(self.key(user_id, *session_id)).arg(REVOKED);
             set.arg("EX").arg(lifetime.as_secs());
             // Without Redis the short life of an `active` entry does the same a little later.
             let _ = self.redis.run::<()>(&set).await;
         }
     }
 
-    /// The command that asks Redis for a session's state: callers send it along with others and
-    /// hand the answer to [`Sessions::is_live`].
-    pub fn state_command(&self, session_id: Uuid) -> Cmd {
-        Cmd::get(self.key(session_id))
-    }
-
-    /// Whether a session is live, given what Redis said of it (`None`: nothing, or it is away).
+    /// Whether a session is live, as Postgres says.
     ///
     /// # Errors
-    /// Neither Redis nor Postgres can say.
-    pub async fn is_live(
-        &self,
-        session_id: Uuid,
-        redis_state: Option<&str>,
-    ) -> Result<bool, db::Error> {
-        match redis_state {
-            Some(ACTIVE) => Ok(true),
-            Some(_) => Ok(false),
-            None => self.ask_postgres(session_id).await,
-        }
-    }
-
-    async fn ask_postgres(&self, session_id: Uuid) -> Result<bool, db::Error> {
+    /// The database cannot be reached.
+    pub async fn is_live(&self, user_id: Uuid, session_id: Uuid) -> Result<bool, db::Error> {
         let load = async {
             let asked = Instant::now();
             let entry_end = self.entry_end().await;
             // A replica may lag behind the revocation.
             let mut conn = self.db.primary().await?;
-            let live = queries::is_live(&mut conn, session_id).await?;
+            let (live, lsn) = queries::is_live(&mut conn, session_id).await?;
             drop(conn);
             if let Some(end) = entry_end {
-                self.share_answer(session_id, live, end).await;
+                let value = if live { format!("{ACTIVE}{lsn}") } else { REVOKED.to_owned() };
+                let mut set = cmd("SET");
+                // NX: never over a `revoked` that came in between.
+                set.arg(self.key(user_id, session_id)).arg(value).arg("NX").arg("PXAT").arg(end);
+                let _ = self.redis.run::<Option<String>>(&set).await;
             }
             Ok::<_, db::Error>((live, asked))
         };
@@ -240,15 +260,6 @@ impl Sessions {
         Some(seconds * 1_000 + micros / 1_000 + SHARED_TTL.as_millis() as u64)
     }
 
-    async fn share_answer(&self, session_id: Uuid, live: bool, end: u64) {
-        let mut set = cmd("SET");
-        set.arg(self.key(session_id));
-        set.arg(if live { ACTIVE } else { REVOKED });
-        // NX: never over a `revoked` that came in between.
-        set.arg("NX").arg("PXAT").arg(end);
-        let _ = self.redis.run::<Option<String>>(&set).await;
-    }
-
     async fn grant(
         &self,
         tx: &mut Tx,
@@ -263,8 +274,9 @@ impl Sessions {
         Ok(Grant { session_id, user_id, refresh_token })
     }
 
-    fn key(&self, session_id: Uuid) -> String {
-        self.redis.key(format_args!("session:{session_id}"))
+    /// Where Redis keeps the [`State`].
+    pub fn key(&self, user_id: Uuid, session_id: Uuid) -> String {
+        self.redis.key(format_args!("session:{}:{session_id}", user_tag(user_id)))
     }
 }
 

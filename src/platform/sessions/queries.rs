@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Origin;
-use crate::platform::db::Conn;
+use crate::platform::db::{Conn, Lsn};
 
 /// A live session, as its owner sees it.
 #[derive(Debug)]
@@ -97,15 +97,17 @@ pub(super) async fn touch(conn: &mut Conn, id: Uuid) -> Result<(), sqlx::Error> 
     Ok(())
 }
 
-pub(super) async fn is_live(conn: &mut Conn, id: Uuid) -> Result<bool, sqlx::Error> {
-    let found = sqlx::query_scalar!(
-        r#"select 1 as "one!" from sessions
-           where id = $1 and revoked_at is null and expires_at > now()"#,
+/// Whether the session is live, and up to where the log was written by then.
+pub(super) async fn is_live(conn: &mut Conn, id: Uuid) -> Result<(bool, Lsn), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select (pg_current_wal_flush_lsn() - '0/0')::bigint as "lsn!",
+                  exists (select 1 from sessions
+                          where id = $1 and revoked_at is null and expires_at > now()) as "live!""#,
         id,
     )
-    .fetch_optional(conn)
+    .fetch_one(conn)
     .await?;
-    Ok(found.is_some())
+    Ok((row.live, Lsn(row.lsn as u64)))
 }
 
 pub(super) async fn list(conn: &mut Conn, user_id: Uuid) -> Result<Vec<Session>, sqlx::Error> {

@@ -4,7 +4,12 @@
 use std::{collections::HashMap, net::SocketAddr, sync::OnceLock};
 
 use lab::{redis::Redis, site::Site};
-use shoal::{app, config::Config, platform::shutdown::Tasks, state::AppState};
+use shoal::{
+    app,
+    config::Config,
+    platform::shutdown::Tasks,
+    state::{App, AppState},
+};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use super::{Client, Database, topology, unique};
@@ -114,7 +119,7 @@ impl Replica {
         let config = Config::read(&|name: &str| settings.get(name).cloned()).unwrap();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let app = AppState::new(&config, Tasks::default()).await.unwrap();
+        let app = App::new(&config, Tasks::default()).await.unwrap();
         let (shutdown, stopped) = oneshot::channel::<()>();
         let state = app.clone();
         let served = tokio::spawn(async move {
@@ -166,6 +171,7 @@ pub fn environment(database: &str) -> HashMap<String, String> {
         ("TRUSTED_PROXIES", "127.0.0.1/32".to_owned()),
         // Tests that are not about limits must not meet them.
         ("SHOAL_RATE_LIMIT_DEFAULT", "1000000/60".to_owned()),
+        ("SHOAL_RATE_LIMIT_WRITE", "1000000/60".to_owned()),
         ("SHOAL_RATE_LIMIT_LOGIN_IP", "1000000/60".to_owned()),
         ("SHOAL_DRAIN_DELAY_MS", "0".to_owned()),
         // Many fleets share one Postgres.

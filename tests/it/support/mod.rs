@@ -42,11 +42,11 @@ pub async fn restart(pooler: &mut PgBouncer) {
 
 /// A bounded wait for what becomes true by itself.
 pub async fn until(mut is_true: impl AsyncFnMut() -> bool) {
-    for _ in 0..600 {
+    for _ in 0..3_000 {
         if is_true().await {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     panic!("did not become true");
 }

@@ -1,0 +1,87 @@
+//! What a write does to the caches: bury before the commit, settle after it.
+//!
+//! Buried first, since a process may be killed right after its commit; settled with the position
+//! of the commit, so that the next load is kept again, if it has got that far.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::store::{Slot, Store};
+use crate::platform::{context, db::Lsn};
+
+/// An entry that a transaction is about to make stale.
+#[derive(Clone)]
+pub struct Eviction {
+    pub(super) store: Arc<Store>,
+    pub(super) slot: Slot,
+    /// What tells the near caches.
+    pub(super) message: String,
+    pub(super) repairs: mpsc::Sender<Repair>,
+}
+
+impl Eviction {
+    /// Makes sure that nothing older than `lsn` is kept, however late. Whether Redis heard of it.
+    pub async fn repeat(&self, lsn: Lsn) -> bool {
+        self.store.settle(&self.slot, "", lsn, &self.message).await.is_ok()
+    }
+}
+
+/// An eviction that Redis did not hear of, and the commit that it belongs to.
+pub(super) struct Repair {
+    pub(super) eviction: Eviction,
+    pub(super) lsn: Lsn,
+}
+
+/// Entries that nobody reads or keeps until their writer has settled them.
+#[must_use = "they stay closed for half a minute unless they are settled"]
+pub struct Burial {
+    writer: String,
+    /// Each with whether Redis heard of it.
+    evictions: Vec<(Eviction, bool)>,
+}
+
+impl Burial {
+    /// Closes all `evictions`, before the commit. With Redis away there is nothing to close, or
+    /// nobody who could: [`Burial::settle`] sees to it.
+    pub async fn of(evictions: Vec<Eviction>) -> Self {
+        let writer = if evictions.is_empty() { String::new() } else { Uuid::new_v4().to_string() };
+        let bury = evictions.into_iter().map(async |eviction| {
+            let Eviction { store, slot, message, .. } = &eviction;
+            let is_buried = store.bury(slot, &writer, message).await.is_ok();
+            (eviction, is_buried)
+        });
+        let evictions = join_all(bury).await;
+        Self { writer, evictions }
+    }
+
+    /// Opens them for loads that contain the commit at `lsn`.
+    pub async fn settle(self, lsn: Lsn) {
+        let Self { writer, evictions } = self;
+        let settle = evictions.into_iter().map(async |(eviction, is_buried)| {
+            let Eviction { store, slot, message, .. } = &eviction;
+            // One that stays buried only stays cold for a while.
+            if store.settle(slot, &writer, lsn, message).await.is_err() && !is_buried {
+                context::note_left_stale();
+                Repair { eviction, lsn }.hand_over();
+            }
+        });
+        join_all(settle).await;
+    }
+}
+
+impl Repair {
+    fn hand_over(self) {
+        let repairs = self.eviction.repairs.clone();
+        if let Err(error) = repairs.try_send(self) {
+            tracing::error!(%error, "a stale entry may be served until its life is over");
+        }
+    }
+
+    /// Whether Redis has heard of it now.
+    pub(super) async fn retry(&self) -> bool {
+        self.eviction.repeat(self.lsn).await
+    }
+}
