@@ -161,7 +161,9 @@ pub(super) async fn set_status(
 }
 
 /// A page of a customer's orders, or of everybody's, newest first, from behind `before`. One
-/// statement per combination, since each walks an index of its own.
+/// statement per combination, since each walks an index of its own. The page is
+/// found first (`materialized`), then the lines of one order after the other (`offset 0`): a page
+/// whose limit is not known yet is taken for a tenth of the table, and so would be read.
 pub(super) async fn list_page(
     conn: &mut Conn,
     customer_id: Option<Uuid>,
@@ -173,12 +175,13 @@ pub(super) async fn list_page(
         ($filter:literal $(, $argument:expr)*) => {
             sqlx::query_as!(
                 Line,
-                r#"with o as (select * from orders where id < $1"# + $filter + r#"
+                r#"with o as materialized (select * from orders where id < $1"# + $filter + r#"
                        order by id desc limit $2)
                    select o.id, o.customer_id, o.status as "status: Status", o.total_amount,
                           o.currency, o.version, o.created_at, o.updated_at,
                           i.product_id, i.name, i.quantity, i.unit_amount
-                   from o join order_items i on i.order_id = o.id
+                   from o cross join lateral
+                       (select * from order_items where order_id = o.id offset 0) i
                    order by o.id desc, i.line"#,
                 before,
                 limit $(, $argument)*
