@@ -16,7 +16,7 @@ use crate::{
     config::{self, Config, process_environment},
     domain::{auth::Password, products::import, users},
     platform::{
-        breaker::Breaker,
+        breaker::Breakers,
         cache::Caches,
         db::{Db, schema},
         metrics::Metrics,
@@ -200,9 +200,9 @@ async fn import_products(file: PathBuf) -> anyhow::Result<()> {
         std::fs::File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
     let (database, redis) = config::read_stores(&process_environment)?;
     let (metrics, tasks) = (Metrics::new()?, Tasks::default());
-    let db = Db::new(&database, &metrics, &tasks)?;
-    let breaker = Breaker::new(metrics.int_gauge("circuit_breaker_state", "As of `serve`.")?);
-    let caches = Caches::new(Redis::new(&redis, &metrics, breaker)?, &metrics)?;
+    let breakers = Breakers::new(&metrics)?;
+    let db = Db::new(&database, &metrics, &breakers, &tasks)?;
+    let caches = Caches::new(Redis::new(&redis, &metrics, breakers.named("redis"))?, &metrics)?;
     let imported = import::import(&db, csv)
         .await
         .with_context(|| format!("{} was not imported", file.display()))?;
@@ -217,8 +217,8 @@ async fn import_products(file: PathBuf) -> anyhow::Result<()> {
 /// The database alone, for subcommands that do one thing and end.
 fn connect() -> anyhow::Result<(Db, Tasks)> {
     let config = config::read_database(&process_environment)?;
-    let tasks = Tasks::default();
-    Ok((Db::new(&config, &Metrics::new()?, &tasks)?, tasks))
+    let (metrics, tasks) = (Metrics::new()?, Tasks::default());
+    Ok((Db::new(&config, &metrics, &Breakers::new(&metrics)?, &tasks)?, tasks))
 }
 
 /// To the standard output, where a closed pipe is an error and not a panic.

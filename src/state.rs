@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     config::{Config, Limits},
     platform::{
-        breaker::Breaker,
+        breaker::Breakers,
         cache::{Cache, Caches},
         db::Db,
         health::Health,
@@ -58,14 +58,9 @@ impl AppState {
     /// A key, URL or metric that is unusable.
     pub async fn new(config: &Config, tasks: Tasks) -> anyhow::Result<Self> {
         let metrics = Metrics::new()?;
-        let breakers = metrics.int_gauge_vec(
-            "circuit_breaker_state",
-            "0 while calls pass, 1 while they are kept away.",
-            &["target"],
-        )?;
-        let db = Db::new(&config.database, &metrics, &tasks)?;
-        let redis_breaker = Breaker::new(breakers.with_label_values(&["redis"]));
-        let redis = Redis::new(&config.redis, &metrics, redis_breaker)?;
+        let breakers = Breakers::new(&metrics)?;
+        let db = Db::new(&config.database, &metrics, &breakers, &tasks)?;
+        let redis = Redis::new(&config.redis, &metrics, breakers.named("redis"))?;
         let storage = Storage::new(&config.storage).await;
         let caches = Caches::new(redis.clone(), &metrics)?;
         Ok(Self {

@@ -57,6 +57,9 @@ pub struct Report {
 pub struct Dependency {
     pub name: &'static str,
     pub up: bool,
+    /// Of replicas of the database: how far they are behind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_seconds: Option<f64>,
 }
 
 impl Health {
@@ -123,15 +126,14 @@ impl Health {
     }
 
     async fn ask_dependencies(&self) -> Vec<Dependency> {
-        let (databases, redis, s3) = tokio::join!(
-            self.db.ping(PING_LIMIT),
-            self.redis.ping(PING_LIMIT),
-            self.storage.ping(PING_LIMIT),
-        );
-        databases
-            .into_iter()
-            .chain([("redis", redis), ("s3", s3)])
-            .map(|(name, up)| Dependency { name, up })
-            .collect()
+        let (redis, s3) = tokio::join!(self.redis.ping(PING_LIMIT), self.storage.ping(PING_LIMIT));
+        let databases = self.db.states().into_iter().map(|state| Dependency {
+            name: state.name,
+            up: state.up,
+            lag_seconds: state.lag_seconds,
+        });
+        let others = [("redis", redis), ("s3", s3)];
+        let others = others.map(|(name, up)| Dependency { name, up, lag_seconds: None });
+        databases.chain(others).collect()
     }
 }

@@ -56,8 +56,3 @@ pub async fn version(conn: &mut Conn) -> Result<i64, Error> {
         Err(error) => Err(error.into()),
     }
 }
-
-/// Whether the server replays another's log.
-pub(super) async fn is_replica(conn: &mut Conn) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(r#"select pg_is_in_recovery() as "is_replica!""#).fetch_one(conn).await
-}
