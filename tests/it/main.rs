@@ -17,6 +17,7 @@ mod catalogue;
 mod cli;
 mod errors;
 mod failure;
+mod faults;
 mod hostile;
 mod idempotency;
 mod limits;

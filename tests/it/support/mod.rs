@@ -13,8 +13,10 @@ pub use self::{
     fleet::{Fleet, environment},
 };
 
-use lab::{pgbouncer::PgBouncer, ports::Port, site::Site, topology::Topology};
-use std::sync::OnceLock;
+use lab::{
+    pgbouncer::PgBouncer, ports::Port, postgres::OwnPostgres, site::Site, topology::Topology,
+};
+use std::{path::Path, sync::OnceLock};
 
 /// The servers that `cargo lab test` has started for this process.
 pub fn topology() -> &'static Topology {
@@ -31,6 +33,12 @@ pub fn unique(prefix: &str) -> String {
 pub fn pgbouncer(postgres_port: u16) -> PgBouncer {
     let site = Site::beside(topology(), &unique("pgbouncer")).unwrap();
     PgBouncer::start(&site, "pgbouncer", Port::free().unwrap(), postgres_port).unwrap()
+}
+
+/// A primary with replicas of the test's own, with the current schema: for tests that lag or pause a
+/// replica, or stop or promote a server. Takes half a second.
+pub fn own_postgres(replicas: usize) -> OwnPostgres {
+    OwnPostgres::start(topology(), Path::new(env!("CARGO_BIN_EXE_shoal")), replicas).unwrap()
 }
 
 /// Stops it and starts it again. Returns once it accepts connections.
