@@ -39,7 +39,7 @@ pub struct Health {
     storage: Storage,
     tasks: Tasks,
     started: Arc<AtomicBool>,
-    /// What the dependencies said, so that asking often does not take their connections.
+    /// What the others than the database said, so that asking often does not take their connections.
     answers: Cache<(), Vec<Dependency>>,
 }
 
@@ -111,7 +111,14 @@ impl Health {
     }
 
     pub async fn report(&self) -> Report {
-        let dependencies = self.answers.get_with((), self.ask_dependencies()).await;
+        let others = self.answers.get_with((), self.ask_others()).await;
+        // Of the databases the samplers know, always the newest.
+        let databases = self.db.states().into_iter().map(|state| Dependency {
+            name: state.name,
+            up: state.up,
+            lag_seconds: state.lag_seconds,
+        });
+        let dependencies: Vec<_> = databases.chain(others).collect();
         Report {
             status: if self.tasks.is_draining() {
                 "draining"
@@ -125,15 +132,10 @@ impl Health {
         }
     }
 
-    async fn ask_dependencies(&self) -> Vec<Dependency> {
-        let (redis, s3) = tokio::join!(self.redis.ping(PING_LIMIT), self.storage.ping(PING_LIMIT));
-        let databases = self.db.states().into_iter().map(|state| Dependency {
-            name: state.name,
-            up: state.up,
-            lag_seconds: state.lag_seconds,
-        });
-        let others = [("redis", redis), ("s3", s3)];
-        let others = others.map(|(name, up)| Dependency { name, up, lag_seconds: None });
-        databases.chain(others).collect()
+    async fn ask_others(&self) -> Vec<Dependency> {
+        let (redis, s3) =
+            tokio::join!(self.redis.ping(PING_LIMIT), self.storage.ping(PING_LIMIT));
+        let answers = [("redis", redis), ("s3", s3)];
+        answers.map(|(name, up)| Dependency { name, up, lag_seconds: None }).to_vec()
     }
 }
