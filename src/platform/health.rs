@@ -133,8 +133,7 @@ impl Health {
     }
 
     async fn ask_others(&self) -> Vec<Dependency> {
-        let (redis, s3) =
-            tokio::join!(self.redis.ping(PING_LIMIT), self.storage.ping(PING_LIMIT));
+        let (redis, s3) = tokio::join!(self.redis.ping(PING_LIMIT), self.storage.ping(PING_LIMIT));
         let answers = [("redis", redis), ("s3", s3)];
         answers.map(|(name, up)| Dependency { name, up, lag_seconds: None }).to_vec()
     }

@@ -27,6 +27,7 @@ mod plans;
 mod pool;
 mod products;
 mod replay;
+mod routing;
 mod scale;
 mod sessions;
 mod shutdown;

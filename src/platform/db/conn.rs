@@ -135,7 +135,7 @@ impl Conn {
         }
         tracing::debug!(%error, "a read moves from a replica to the primary");
         // The replica's connection goes back, or is closed, before the other is waited for.
-        drop(std::mem::replace(self, loan.from_primary().await?));
+        drop(std::mem::replace(self, loan.at_primary().await?));
         self.stream(again).try_collect().await
     }
 }

@@ -249,7 +249,7 @@ impl Loan {
     ///
     /// # Errors
     /// As [`Primary::for_reads`].
-    pub(super) async fn from_primary(&self) -> Result<Conn, Error> {
+    pub(super) async fn at_primary(&self) -> Result<Conn, Error> {
         self.primary.for_reads().await
     }
 }

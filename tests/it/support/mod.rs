@@ -48,6 +48,13 @@ pub async fn restart(pooler: &mut PgBouncer) {
     until(async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
 }
 
+/// The value of one series of the first replica's metrics, 0 where it is missing.
+pub fn metric(fleet: &Fleet, series: &str) -> f64 {
+    let text = String::from_utf8(fleet.app().metrics.render().unwrap()).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(series));
+    line.map_or(0.0, |value| value.trim().parse().unwrap())
+}
+
 /// A bounded wait for what becomes true by itself.
 pub async fn until(mut is_true: impl AsyncFnMut() -> bool) {
     for _ in 0..600 {
