@@ -16,6 +16,7 @@ mod auth;
 mod catalogue;
 mod cli;
 mod errors;
+mod failover;
 mod failure;
 mod faults;
 mod hostile;
