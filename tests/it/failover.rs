@@ -13,6 +13,7 @@ use lab::{
     postgres::OwnPostgres,
 };
 use shoal::platform::db::{Consistency, Db, Error};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::time::timeout;
 
 use crate::{
@@ -157,12 +158,68 @@ async fn after_a_failover_a_replica_of_the_old_primary_is_left_out() {
     // It may be as far, or further, by the number alone.
     write(&fleet).await;
     let (_, lost) = write(&fleet).await;
-    until(async || db.read(&Consistency::Latest).await.is_ok()).await;
+    until(async || db.states()[0].up).await;
     let new = own.replicas[0].postgres.port();
     for consistency in [Consistency::Any, Consistency::Latest, Consistency::AtLeast(lost)] {
         assert_eq!(read(db, consistency).await, new);
     }
     assert!(db.states().iter().all(|state| state.up == (state.name == "primary")));
+    // Told to follow the successor, it is back at once, not only at its next restart point.
+    follow(&own, 1, new).await;
+    in_rotation(&fleet, &[2]).await;
+    let mut primary = superuser_at(&own, new).await;
+    primary.execute("update users set name = 'after'").await.unwrap();
+    let position = "select pg_current_wal_flush_lsn()::text";
+    let lsn: String = sqlx::query_scalar(position).fetch_one(&mut primary).await.unwrap();
+    let lsn = lsn.parse().unwrap();
+    let second = own.replicas[1].postgres.port();
+    until(async || read(db, Consistency::AtLeast(lsn)).await == second).await;
+}
+
+/// Makes a replica follow another primary.
+async fn follow(own: &OwnPostgres, replica: usize, port: u16) {
+    let mut replica = superuser_at(own, own.replicas[replica].postgres.port()).await;
+    let slot = "select current_setting('primary_slot_name')";
+    let slot: String = sqlx::query_scalar(slot).fetch_one(&mut replica).await.unwrap();
+    let slot = format!("select pg_create_physical_replication_slot('{slot}')");
+    superuser_at(own, port).await.execute(AssertSqlSafe(slot)).await.unwrap();
+    let conninfo = "select current_setting('primary_conninfo')";
+    let conninfo: String = sqlx::query_scalar(conninfo).fetch_one(&mut replica).await.unwrap();
+    let old = format!("port={}", own.primary.postgres.port());
+    let conninfo = conninfo.replace(&old, &format!("port={port}"));
+    let alter = format!("alter system set primary_conninfo = '{conninfo}'");
+    replica.execute(AssertSqlSafe(alter)).await.unwrap();
+    replica.execute("select pg_reload_conf()").await.unwrap();
+}
+
+async fn superuser_at(own: &OwnPostgres, port: u16) -> PgConnection {
+    let topology = own.topology();
+    let url = topology.superuser_url("shoal");
+    let url = url.replace(&topology.primary.port.to_string(), &port.to_string());
+    PgConnection::connect(&url).await.unwrap()
+}
+
+/// A read that stands in the way of the log is cancelled there, and gets its answer all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_a_replica_cancels_is_answered_by_the_primary() {
+    let own = own_postgres(1);
+    let fleet = Fleet::of(1).postgres(&own).await.start().await;
+    in_rotation(&fleet, &[1]).await;
+    let mut conn = fleet.app().db.read(&Consistency::Any).await.unwrap();
+    let slow = "select case when pg_is_in_recovery() then pg_sleep(15)::text end,
+        inet_server_port() from (select count(*) from users) as counted";
+    let under_way = tokio::spawn(async move {
+        let answer: (Option<String>, i32) =
+            sqlx::query_as(slow).fetch_one(&mut conn).await.unwrap();
+        answer.1
+    });
+    let mut replica = superuser_at(&own, own.replicas[0].postgres.port()).await;
+    let runs = "select exists (select from pg_stat_activity where wait_event = 'PgSleep')";
+    until(async || sqlx::query_scalar(runs).fetch_one(&mut replica).await.unwrap()).await;
+    let mut primary = fleet.database.connect().await;
+    primary.execute("alter table users add column nothing int").await.unwrap();
+    assert_eq!(under_way.await.unwrap(), i32::from(own.primary.postgres.port()));
+    assert!(fleet.app().db.states().iter().all(|state| state.up), "it is no reason to leave");
 }
 
 /// Same cluster by its identifier, but no copy of this primary.
@@ -200,7 +257,7 @@ async fn a_standby_in_the_primarys_place_is_not_taken_for_it() {
     assert_ne!(read(db, Consistency::Any).await, own.primary.postgres.port());
     ways[0].lead_to(([127, 0, 0, 1], own.primary.pooler.port()).into()).unwrap();
     ways[0].reset().unwrap();
-    until(async || db.read(&Consistency::Latest).await.is_ok()).await;
+    until(async || db.states()[0].up).await;
     assert_eq!(read(db, Consistency::Latest).await, own.primary.postgres.port());
 }
 

@@ -91,7 +91,10 @@ async fn own_writes_are_seen_with_replay_paused_everywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_without_traffic_does_not_pass_for_being_caught_up() {
     let mut own = own_postgres(2);
-    let fleet = fleet(&own).await;
+    // So high a limit that it is not the lag that takes them out.
+    let limit = ("SHOAL_DB_MAX_REPLICA_LAG_MS", "600000");
+    let fleet = Fleet::of(1).postgres(&own).await.set(limit.0, limit.1).start().await;
+    in_rotation(&fleet, &[1, 2]).await;
     fleet.database.replicated().await;
     for replica in &mut own.replicas {
         replica.postgres.pause_replay().unwrap();

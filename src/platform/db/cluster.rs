@@ -89,7 +89,10 @@ impl Cluster {
                 match look {
                     // It answers, but of what a standby knows nothing may be taken for the truth.
                     Ok(_) => target.demote(),
-                    Err(_) => target.breaker.record_failure(),
+                    Err(_) => {
+                        target.breaker.record_failure();
+                        self.primary.pool.forget_idle();
+                    }
                 }
                 if let Some(lead) = primary {
                     lead.is_up = false;
@@ -209,5 +212,70 @@ impl Lead {
                 Lineage::Unknown | Lineage::Sound => None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMELINE: i32 = 7;
+
+    fn lead() -> Lead {
+        let (newest, now) = (Lsn(100), Instant::now());
+        let history = History::new(newest, now, Duration::from_secs(5));
+        Lead { system: 1, timeline: TIMELINE, newest, is_up: true, history }
+    }
+
+    fn follower() -> Follower {
+        let position = Position {
+            is_in_recovery: true,
+            lsn: Lsn(100),
+            timeline: TIMELINE,
+            system: 1,
+            is_paused: false,
+        };
+        Follower { position, at: Instant::now(), lineage: Lineage::Sound }
+    }
+
+    #[test]
+    fn only_copies_of_the_primary_are_read_from() {
+        let lead = lead();
+        assert_eq!(lead.objection(&follower()), None);
+        let objects = |change: fn(&mut Follower)| {
+            let mut follower = follower();
+            change(&mut follower);
+            lead.objection(&follower).is_some()
+        };
+        assert!(objects(|other| other.position.system = 2));
+        assert!(objects(|behind| behind.position.timeline = TIMELINE - 1));
+        assert!(objects(|parted| parted.position.timeline = TIMELINE + 1));
+        assert!(objects(|promoted| promoted.position.is_in_recovery = false));
+        assert!(objects(|ahead| ahead.lineage = Lineage::Ahead));
+        assert!(objects(|unknown| unknown.lineage = Lineage::Unknown));
+    }
+
+    #[test]
+    fn while_the_primary_is_away_its_successors_replicas_will_do() {
+        let lead = Lead { is_up: false, ..lead() };
+        let mut follower = follower();
+        follower.position.timeline = TIMELINE + 1;
+        assert_eq!(lead.objection(&follower), None);
+        follower.position.timeline = TIMELINE - 1;
+        assert!(lead.objection(&follower).is_some(), "those of its predecessor will not");
+    }
+
+    #[test]
+    fn a_pause_matters_to_who_is_behind() {
+        let limit = Duration::from_secs(5);
+        let mut follower = follower();
+        follower.position.is_paused = true;
+        assert_eq!(judge(Some(&lead()), &follower, limit).1, None);
+        let mut lead = lead();
+        (lead.newest, follower.position.is_paused) = (Lsn(101), true);
+        lead.history.push(Lsn(101), Instant::now());
+        assert!(judge(Some(&lead), &follower, limit).1.is_some());
+        follower.position.is_paused = false;
+        assert_eq!(judge(Some(&lead), &follower, limit).1, None);
     }
 }

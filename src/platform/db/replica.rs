@@ -259,3 +259,65 @@ impl Drop for Loan {
         self.replica.load.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::PgConnectOptions;
+
+    use super::*;
+    use crate::platform::{breaker::Breakers, db::target::Target};
+
+    fn replica() -> Replica {
+        let metrics = Metrics::new().unwrap();
+        let queries = metrics.seconds_vec("queries", "queries", &["pool", "query"]).unwrap();
+        let breaker = Breakers::new(&metrics).unwrap().named("replica-1");
+        let target = Target::new("replica-1", breaker, &queries);
+        let acquire = metrics.seconds("acquire", "acquire").unwrap();
+        let limit = Duration::from_secs(1);
+        let pool = Pool::new(target, PgConnectOptions::new(), 1, limit, acquire).unwrap();
+        Replica::new(pool, Gauges::families(&metrics).unwrap()("replica-1"))
+    }
+
+    const NO_LAG: Lag = Lag { time: Duration::ZERO, bytes: 0 };
+
+    #[test]
+    fn a_position_vouches_for_a_moment_only() {
+        let replica = replica();
+        replica.note(0, Lsn(10), &NO_LAG);
+        replica.join(0);
+        assert!(replica.serves(Lsn(10)) && !replica.serves(Lsn(11)));
+        // As if it had been seen long ago.
+        let past = Instant::now().checked_sub(GOOD_FOR * 2).unwrap();
+        let replica = Replica { epoch: past, ..replica };
+        assert!(!replica.serves(Lsn(10)));
+        assert!(replica.serves(Lsn::default()), "who needs no position is served");
+    }
+
+    #[test]
+    fn a_look_from_before_it_was_lost_does_not_bring_it_back() {
+        let replica = replica();
+        replica.join(0);
+        let stay = replica.stay();
+        // The look begins here, and the server goes down before it is noted.
+        replica.lose(stay, "gone");
+        replica.note(stay, Lsn(10), &NO_LAG);
+        replica.join(stay);
+        assert!(!replica.is_in_rotation());
+        let stay = replica.stay();
+        replica.note(stay, Lsn(5), &NO_LAG);
+        replica.join(stay);
+        assert!(replica.serves(Lsn(5)));
+        assert!(!replica.serves(Lsn(10)), "it may come back behind where it was");
+    }
+
+    #[test]
+    fn the_end_of_a_stay_is_told_once() {
+        let replica = replica();
+        replica.join(0);
+        let first = replica.stay();
+        replica.lose(first, "gone");
+        replica.join(replica.stay());
+        replica.lose(first, "a connection of the first stay broke");
+        assert!(replica.is_in_rotation());
+    }
+}
