@@ -26,6 +26,9 @@ alter role shoal_app set statement_timeout = '3s';
 alter role shoal_app set lock_timeout = '1s';
 -- A replica that freezes inside a transaction blocks the others no longer than this.
 alter role shoal_app set idle_in_transaction_session_timeout = '5s';
+-- To see which timeline a replica follows: one that a failover left behind must not be read from. Without it
+-- the API finds out as well, but leaves a good replica out until its next restart point.
+grant pg_read_all_stats to shoal_app;
 
 alter role shoal_replication login replication password :'replication_password';
 

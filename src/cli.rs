@@ -16,7 +16,7 @@ use crate::{
     config::{self, Config, process_environment},
     domain::{auth::Password, products::import, users},
     platform::{
-        breaker::Breaker,
+        breaker::Breakers,
         cache::Caches,
         db::{Db, schema},
         metrics::Metrics,
@@ -200,9 +200,9 @@ async fn import_products(file: PathBuf) -> anyhow::Result<()> {
         std::fs::File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
     let (database, redis, cache) = config::read_stores(&process_environment)?;
     let (metrics, tasks) = (Metrics::new()?, Tasks::default());
-    let db = Db::new(&database, &metrics, &tasks)?;
-    let breaker = Breaker::new(metrics.int_gauge("circuit_breaker_state", "As of `serve`.")?);
-    let redis = Redis::new(&redis, &metrics, breaker)?;
+    let breakers = Breakers::new(&metrics)?;
+    let db = Db::new(&database, &metrics, &breakers, &tasks)?;
+    let redis = Redis::new(&redis, &metrics, breakers.named("redis"))?;
     let caches = Caches::new(&cache, redis, db.clone(), &metrics, &tasks)?;
     let imported = import::import(&db, &product_cache(&caches), &catalogue_cache(&caches), csv)
         .await
@@ -214,8 +214,8 @@ async fn import_products(file: PathBuf) -> anyhow::Result<()> {
 /// The database alone, for subcommands that do one thing and end.
 fn connect() -> anyhow::Result<(Db, Tasks)> {
     let config = config::read_database(&process_environment)?;
-    let tasks = Tasks::default();
-    Ok((Db::new(&config, &Metrics::new()?, &tasks)?, tasks))
+    let (metrics, tasks) = (Metrics::new()?, Tasks::default());
+    Ok((Db::new(&config, &metrics, &Breakers::new(&metrics)?, &tasks)?, tasks))
 }
 
 /// To the standard output, where a closed pipe is an error and not a panic.

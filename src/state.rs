@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     config::{Config, Limits},
     platform::{
-        breaker::Breaker,
+        breaker::Breakers,
         cache::{Cache, Caches},
         consistency::Positions,
         db::Db,
@@ -62,14 +62,9 @@ impl App {
     /// A key, URL or metric that is unusable.
     pub async fn new(config: &Config, tasks: Tasks) -> anyhow::Result<AppState> {
         let metrics = Metrics::new()?;
-        let breakers = metrics.int_gauge_vec(
-            "circuit_breaker_state",
-            "0 while calls pass, 1 while they are kept away.",
-            &["target"],
-        )?;
-        let db = Db::new(&config.database, &metrics, &tasks)?;
-        let redis_breaker = Breaker::new(breakers.with_label_values(&["redis"]));
-        let redis = Redis::new(&config.redis, &metrics, redis_breaker)?;
+        let breakers = Breakers::new(&metrics)?;
+        let db = Db::new(&config.database, &metrics, &breakers, &tasks)?;
+        let redis = Redis::new(&config.redis, &metrics, breakers.named("redis"))?;
         let storage = Storage::new(&config.storage).await;
         let caches = Caches::new(&config.cache, redis.clone(), db.clone(), &metrics, &tasks)?;
         let tokens = Tokens::new(&config.tokens)?;

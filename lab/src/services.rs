@@ -3,6 +3,7 @@
 use std::thread::{self, ScopedJoinHandle};
 
 use crate::error::{Error, Result};
+use crate::node::{Node, pooler_name, postgres_name};
 use crate::pgbouncer::PgBouncer;
 use crate::ports::{Port, fixed};
 use crate::postgres::{self, Postgres, create_roles};
@@ -11,7 +12,7 @@ use crate::progress::Progress;
 use crate::redis::Redis;
 use crate::s3::{self, S3Process};
 use crate::site::Site;
-use crate::topology::{Login, PostgresNode, S3Account, TEMPLATE_DATABASE, Topology};
+use crate::topology::{Login, S3Account, TEMPLATE_DATABASE, Topology};
 
 /// Enough that one can fail and reads still have another.
 pub(crate) const REPLICAS: usize = 2;
@@ -50,13 +51,6 @@ impl ServicePorts {
             s3: Port::free()?,
         })
     }
-}
-
-/// A Postgres and its PgBouncer. The pooler is stopped first.
-#[derive(Debug)]
-struct Node {
-    pooler: PgBouncer,
-    postgres: Postgres,
 }
 
 /// The running servers, stopped in this order when dropped: a replica before its primary.
@@ -116,17 +110,14 @@ impl Services {
             user: user.to_owned(),
             password: password.to_owned(),
         };
-        let node = |(number, node): (usize, &Node)| PostgresNode {
-            name: postgres_name(number),
-            host: "127.0.0.1".to_owned(),
-            port: node.postgres.port(),
-            pooler_port: node.pooler.port(),
-        };
         Topology {
             dir: site.dir().to_owned(),
             binaries: site.binaries.clone(),
-            primary: node((0, &self.primary)),
-            replicas: (1..).zip(&self.replicas).map(node).collect(),
+            primary: self.primary.describe(0),
+            replicas: (1..)
+                .zip(&self.replicas)
+                .map(|(number, node)| node.describe(number))
+                .collect(),
             superuser: login("postgres", &secrets.superuser),
             migrator: login("shoal_migrator", &secrets.migrator),
             app: login("shoal_app", &secrets.app),
@@ -204,21 +195,7 @@ fn watched<T>(
     Ok(started)
 }
 
-fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+/// What the thread has given.
+pub(crate) fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| Err(Error::new("a thread that started a server panicked")))
-}
-
-fn postgres_name(number: usize) -> String {
-    node_name("postgres", number)
-}
-
-fn pooler_name(number: usize) -> String {
-    node_name("pgbouncer", number)
-}
-
-fn node_name(server: &str, number: usize) -> String {
-    match number {
-        0 => format!("{server}-primary"),
-        _ => format!("{server}-replica-{number}"),
-    }
 }

@@ -63,7 +63,8 @@ impl Site {
         make_dir(&dir)?;
         let (from, to) = (topology.dir.join(SECRETS), dir.join(SECRETS));
         fs::copy(&from, to).cannot(|| format!("copy {}", from.display()))?;
-        Self::scratch(&dir)
+        // The topology's servers run, so their programs need not be looked for again.
+        Self::new(&dir, topology.binaries.clone(), Profile::ThrowAway)
     }
 
     /// The directory that holds everything.

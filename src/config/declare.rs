@@ -193,11 +193,18 @@ pub(super) fn declare_database(env: &mut Env<'_>) -> Option<db::Config> {
         "how long a request waits for a connection",
         millis,
     );
+    let max_replica_lag = env.or_default(
+        "SHOAL_DB_MAX_REPLICA_LAG_MS",
+        "5000",
+        "a replica further behind the primary than this is not read from",
+        millis,
+    );
     Some(db::Config {
         primary_url: primary_url?,
         replica_urls: replica_urls?,
         pool_size: pool_size?,
         acquire_timeout: acquire_timeout?,
+        max_replica_lag: max_replica_lag?,
     })
 }
 

@@ -6,13 +6,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prometheus::IntGauge;
+use prometheus::{IntGauge, IntGaugeVec};
+
+use super::metrics::Metrics;
 
 /// Failures in a row that open the breaker. Few, since each of them cost somebody a time-out.
 const THRESHOLD: u32 = 3;
 
 /// How long an open breaker keeps calls away before it lets one through as a probe.
 const COOLDOWN: Duration = Duration::from_secs(1);
+
+/// `circuit_breaker_state{target}`: makes the breakers of all dependencies.
+pub struct Breakers {
+    states: IntGaugeVec,
+}
+
+impl Breakers {
+    /// # Errors
+    /// The metric was registered before.
+    pub fn new(metrics: &Metrics) -> prometheus::Result<Self> {
+        let states = metrics.int_gauge_vec(
+            "circuit_breaker_state",
+            "0 while calls pass, 1 while they are kept away.",
+            &["target"],
+        )?;
+        Ok(Self { states })
+    }
+
+    /// The breaker before one dependency.
+    pub fn named(&self, target: &str) -> Breaker {
+        Breaker::new(self.states.with_label_values(&[target]))
+    }
+}
 
 /// The state of one dependency as this process has seen it.
 pub struct Breaker {

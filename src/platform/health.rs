@@ -39,7 +39,7 @@ pub struct Health {
     storage: Storage,
     tasks: Tasks,
     started: Arc<AtomicBool>,
-    /// What the dependencies said, so that asking often does not take their connections.
+    /// What the others than the database said, so that asking often does not take their connections.
     answers: Cache<(), Vec<Dependency>>,
 }
 
@@ -57,6 +57,9 @@ pub struct Report {
 pub struct Dependency {
     pub name: &'static str,
     pub up: bool,
+    /// Of replicas of the database: how far they are behind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_seconds: Option<f64>,
 }
 
 impl Health {
@@ -108,7 +111,14 @@ impl Health {
     }
 
     pub async fn report(&self) -> Report {
-        let dependencies = self.answers.get_with((), self.ask_dependencies()).await;
+        let others = self.answers.get_with((), self.ask_others()).await;
+        // Of the databases the samplers know, always the newest.
+        let databases = self.db.states().into_iter().map(|state| Dependency {
+            name: state.name,
+            up: state.up,
+            lag_seconds: state.lag_seconds,
+        });
+        let dependencies: Vec<_> = databases.chain(others).collect();
         Report {
             status: if self.tasks.is_draining() {
                 "draining"
@@ -122,16 +132,9 @@ impl Health {
         }
     }
 
-    async fn ask_dependencies(&self) -> Vec<Dependency> {
-        let (databases, redis, s3) = tokio::join!(
-            self.db.ping(PING_LIMIT),
-            self.redis.ping(PING_LIMIT),
-            self.storage.ping(PING_LIMIT),
-        );
-        databases
-            .into_iter()
-            .chain([("redis", redis), ("s3", s3)])
-            .map(|(name, up)| Dependency { name, up })
-            .collect()
+    async fn ask_others(&self) -> Vec<Dependency> {
+        let (redis, s3) = tokio::join!(self.redis.ping(PING_LIMIT), self.storage.ping(PING_LIMIT));
+        let answers = [("redis", redis), ("s3", s3)];
+        answers.map(|(name, up)| Dependency { name, up, lag_seconds: None }).to_vec()
     }
 }

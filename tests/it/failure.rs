@@ -2,17 +2,10 @@
 
 use tokio::task::JoinSet;
 
-use crate::support::{Fleet, Reply, pgbouncer, restart, topology, until};
-
-/// The value of a counter in `/metrics`, 0 where it is missing.
-async fn metric(fleet: &Fleet, series: &str) -> u64 {
-    let text = fleet.only(0).get("/metrics").await.body;
-    let text = String::from_utf8(text).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(series));
-    line.map_or(0, |value| value.trim().parse().unwrap())
-}
+use crate::support::{Fleet, Reply, metric, pgbouncer, restart, topology, until};
 
 const REPLICA_UP: &str = "db_replica_up{replica=\"replica-1\"}";
+const PRIMARY_LEFT_ALONE: &str = "circuit_breaker_state{target=\"primary\"}";
 const FROM_REPLICA: &str = "db_reads_total{reason=\"fresh_enough\",target=\"replica\"}";
 const FROM_PRIMARY: &str = "db_reads_total{reason=\"no_replica\",target=\"primary\"}";
 
@@ -26,17 +19,17 @@ async fn reads_move_to_the_primary_while_the_replicas_are_away_and_back_again() 
         limit += 1;
         fleet.client.get(&format!("/v1/products?q={limit}")).await.expect(200);
     };
-    until(async || metric(&fleet, REPLICA_UP).await == 1).await;
+    until(async || metric(&fleet, REPLICA_UP) == 1.0).await;
     read().await;
-    assert_eq!((metric(&fleet, FROM_REPLICA).await, metric(&fleet, FROM_PRIMARY).await), (1, 0));
+    assert_eq!((metric(&fleet, FROM_REPLICA), metric(&fleet, FROM_PRIMARY)), (1.0, 0.0));
     pooler.process().stop();
-    until(async || metric(&fleet, REPLICA_UP).await == 0).await;
+    until(async || metric(&fleet, REPLICA_UP) == 0.0).await;
     read().await;
-    assert_eq!((metric(&fleet, FROM_REPLICA).await, metric(&fleet, FROM_PRIMARY).await), (1, 1));
+    assert_eq!((metric(&fleet, FROM_REPLICA), metric(&fleet, FROM_PRIMARY)), (1.0, 1.0));
     restart(&mut pooler).await;
-    until(async || metric(&fleet, REPLICA_UP).await == 1).await;
+    until(async || metric(&fleet, REPLICA_UP) == 1.0).await;
     read().await;
-    assert_eq!((metric(&fleet, FROM_REPLICA).await, metric(&fleet, FROM_PRIMARY).await), (2, 1));
+    assert_eq!((metric(&fleet, FROM_REPLICA), metric(&fleet, FROM_PRIMARY)), (2.0, 1.0));
 }
 
 /// The pool pings nothing in steady use, so it must notice by itself what broke.
@@ -66,6 +59,7 @@ async fn a_restarted_pgbouncer_leaves_no_broken_connection_behind() {
     for reply in rush("during").await {
         assert!(matches!(reply.status, 200 | 201 | 503), "{reply:?}");
     }
+    until(async || metric(&fleet, PRIMARY_LEFT_ALONE) == 0.0).await;
     for reply in rush("after").await {
         assert!(reply.status < 300, "{reply:?}");
     }
@@ -85,7 +79,7 @@ async fn without_the_primary_writes_are_refused_and_nothing_hangs() {
     let customer = fleet.client.register().await;
     let path = format!("/v1/products/{product}");
     customer.get(&path).await.expect(200);
-    until(async || metric(&fleet, REPLICA_UP).await == 1).await;
+    until(async || metric(&fleet, REPLICA_UP) == 1.0).await;
     pooler.process().stop();
     let refused = customer.place_order("k", &[(product, 1)]).await;
     refused.expect_problem(503, "database_unavailable");

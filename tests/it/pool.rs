@@ -112,15 +112,18 @@ async fn a_connection_that_was_cut_is_replaced() {
     assert_ne!(next, backend);
 }
 
-/// A primary that was demoted still answers, and would go on refusing every write.
+/// A primary that was made read-only still answers, and would go on refusing every write.
 #[tokio::test]
 async fn a_connection_to_a_read_only_server_is_not_kept() {
-    let port = topology().replicas[0].port;
+    // Without PgBouncer in between, what is set for the session stays with the connection.
+    let port = topology().primary.port;
     let fleet = Fleet::of(1).set("SHOAL_DB_POOL_SIZE", "1").primary_pooler(port).start().await;
     let db = &fleet.app().db;
     let pid = "select pg_backend_pid()";
     let mut conn = db.primary().await.unwrap();
     let first: i32 = sqlx::query_scalar(pid).fetch_one(&mut conn).await.unwrap();
+    let read_only = "set session characteristics as transaction read only";
+    sqlx::query(read_only).execute(&mut conn).await.unwrap();
     let refused = sqlx::query("update users set name = ''").execute(&mut conn).await;
     assert!(matches!(Error::from(refused.unwrap_err()), Error::Unavailable(_)));
     drop(conn);

@@ -107,7 +107,12 @@ impl Process {
 
     /// Asks the server to end, and kills it when it has not after its grace. Does nothing if it ended.
     pub fn stop(&mut self) {
-        self.signal(self.launch.stop_signal.number());
+        self.stop_by(self.launch.stop_signal);
+    }
+
+    /// Like [`Process::stop`], by another signal than the usual one.
+    pub fn stop_by(&mut self, signal: StopSignal) {
+        self.signal(signal.number());
         // A frozen process acts on no signal until it is thawed.
         self.signal(Signal::CONT);
         let began = Instant::now();

@@ -4,7 +4,9 @@
     reason = "the lints allow it in test functions, and these files are all test"
 )]
 
+mod fault;
 mod nginx;
+mod own_postgres;
 mod postgres;
 mod s3;
 mod scratch;

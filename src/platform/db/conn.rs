@@ -1,23 +1,42 @@
 //! A connection on loan, which notices what would make it unfit for the next borrower.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use deadpool::managed::Object;
-use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
+use futures::{
+    StreamExt, TryStreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use sqlx::{
     Describe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr,
-    postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo},
+    postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::pool::Connector;
+use super::{
+    error::{Blame, breaks_connection},
+    pool::Connector,
+    replica::Loan,
+    target::Target,
+};
 
 /// One connection to Postgres, given back to its pool on drop.
 ///
 /// It is an sqlx executor of its own rather than a mere guard, since the pool never pings
 /// (see [`super::pool`]): only what passes through here can tell that the connection broke.
+///
+/// Borrowed from a replica, it moves on to the primary when the replica gets lost, and repeats
+/// the statement that failed. So that nothing is told twice, the rows of such a statement are
+/// gathered before the first is handed on.
 pub struct Conn {
     object: Option<Object<Connector>>,
     health: Health,
+    target: Arc<Target>,
+    /// Set while the connection is a replica's.
+    loan: Option<Loan>,
+    /// The way through the bulkhead before the primary, held as long as the connection.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What the loan has shown of the connection.
@@ -29,9 +48,28 @@ struct Health {
     failed: bool,
 }
 
+/// What the primary or a replica answered.
+type Item = Either<PgQueryResult, PgRow>;
+
+/// A statement that can be sent again.
+type Statement = (SqlStr, Option<PgArguments>);
+
 impl Conn {
-    pub(super) fn new(object: Object<Connector>) -> Self {
-        Self { object: Some(object), health: Health::default() }
+    pub(super) fn new(object: Object<Connector>, target: Arc<Target>) -> Self {
+        let health = Health::default();
+        Self { object: Some(object), health, target, loan: None, permit: None }
+    }
+
+    /// As one of a replica's.
+    pub(super) fn on_loan(mut self, loan: Loan) -> Self {
+        self.loan = Some(loan);
+        self
+    }
+
+    /// As one that was let through the bulkhead.
+    pub(super) fn through(mut self, permit: OwnedSemaphorePermit) -> Self {
+        self.permit = Some(permit);
+        self
     }
 
     /// Keeps the connection from being used again: it is closed on drop.
@@ -48,17 +86,68 @@ impl Conn {
         self.health.failed
     }
 
-    fn parts(&mut self) -> Result<(&mut PgConnection, &mut Health), Error> {
+    fn parts(&mut self) -> Result<(&mut PgConnection, &mut Health, &Target), Error> {
         let connection = self.object.as_deref_mut().ok_or(Error::PoolClosed)?;
-        Ok((connection, &mut self.health))
+        Ok((connection, &mut self.health, &self.target))
+    }
+
+    /// The rows of a statement as they come.
+    fn stream(&mut self, statement: Statement) -> BoxStream<'_, Result<Item, Error>> {
+        match self.parts() {
+            Ok((connection, health, target)) => {
+                let timer = target.time(statement.0.as_str());
+                let note = move |item: &Result<Item, Error>| {
+                    let _until_the_end = &timer;
+                    health.note(item.as_ref().err(), target);
+                };
+                connection.fetch_many(statement).inspect(note).boxed()
+            }
+            Err(error) => stream::once(async { Err(error) }).boxed(),
+        }
+    }
+
+    /// All rows of a statement, from the replica or else from the primary.
+    async fn gather(&mut self, statement: Statement) -> Result<Vec<Item>, Error> {
+        let Some(loan) = self.loan.take() else {
+            return self.stream(statement).try_collect().await;
+        };
+        let again = statement.clone();
+        let answer = tokio::select! {
+            biased;
+            answer = self.stream(statement).try_collect() => answer,
+            () = loan.lost() => {
+                // Whatever comes after all is nobody's.
+                self.discard();
+                Err(Error::Io(std::io::ErrorKind::TimedOut.into()))
+            }
+        };
+        let Err(error) = answer else {
+            self.loan = Some(loan);
+            return answer;
+        };
+        match Blame::of(&error) {
+            Blame::Statement => {
+                self.loan = Some(loan);
+                return Err(error);
+            }
+            Blame::Lost => loan.report(&error),
+            Blame::Conflict => {}
+        }
+        tracing::debug!(%error, "a read moves from a replica to the primary");
+        // The replica's connection goes back, or is closed, before the other is waited for.
+        drop(std::mem::replace(self, loan.at_primary().await?));
+        self.stream(again).try_collect().await
     }
 }
 
 impl Health {
-    fn note<T>(&mut self, result: &Result<T, Error>) {
-        if let Err(error) = result {
-            self.failed = true;
-            self.broken |= super::error::breaks_connection(error);
+    fn note(&mut self, error: Option<&Error>, target: &Target) {
+        match error {
+            None => target.breaker.record_success(),
+            Some(error) => {
+                self.failed = true;
+                self.broken |= breaks_connection(error);
+            }
         }
     }
 }
@@ -80,22 +169,27 @@ impl fmt::Debug for Conn {
     }
 }
 
+/// Takes a query apart. Every statement is kept prepared, whatever the query says.
+fn statement<'q>(mut query: impl Execute<'q, Postgres>) -> Result<Statement, Error> {
+    let arguments = query.take_arguments().map_err(Error::Encode)?;
+    Ok((query.sql(), arguments))
+}
+
 impl<'c> Executor<'c> for &'c mut Conn {
     type Database = Postgres;
 
-    fn fetch_many<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Item, Error>>
     where
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        match self.parts() {
-            Ok((connection, health)) => {
-                connection.fetch_many(query).inspect(|item| health.note(item)).boxed()
-            }
-            Err(error) => futures::stream::once(async { Err(error) }).boxed(),
+        match statement(query) {
+            Err(error) => stream::once(async { Err(error) }).boxed(),
+            Ok(statement) if self.loan.is_none() => self.stream(statement),
+            Ok(statement) => stream::once(self.gather(statement))
+                .map_ok(|items| stream::iter(items.into_iter().map(Ok)))
+                .try_flatten()
+                .boxed(),
         }
     }
 
@@ -104,10 +198,18 @@ impl<'c> Executor<'c> for &'c mut Conn {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
+        let statement = statement(query);
         Box::pin(async move {
-            let (connection, health) = self.parts()?;
-            let row = connection.fetch_optional(query).await;
-            health.note(&row);
+            let statement = statement?;
+            if self.loan.is_some() {
+                let items = self.gather(statement).await?;
+                return Ok(items.into_iter().find_map(Either::right));
+            }
+            let (connection, health, target) = self.parts()?;
+            let timer = target.time(statement.0.as_str());
+            let row = connection.fetch_optional(statement).await;
+            drop(timer);
+            health.note(row.as_ref().err(), target);
             row
         })
     }
@@ -128,9 +230,9 @@ impl<'c> Executor<'c> for &'c mut Conn {
         'c: 'e,
     {
         Box::pin(async move {
-            let (connection, health) = self.parts()?;
+            let (connection, health, target) = self.parts()?;
             let statement = connection.prepare_with(sql, parameters).await;
-            health.note(&statement);
+            health.note(statement.as_ref().err(), target);
             statement
         })
     }

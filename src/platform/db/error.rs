@@ -56,7 +56,26 @@ impl From<sqlx::Error> for Error {
         match error {
             sqlx::Error::Io(error) => Self::Unreachable("", error.to_string()),
             sqlx::Error::Tls(error) => Self::Unreachable("", error.to_string()),
+            // Made by ourselves, see below.
+            sqlx::Error::PoolTimedOut => Self::Busy("primary"),
+            sqlx::Error::PoolClosed => Self::Unreachable("", error.to_string()),
             error => Self::Bug(error),
+        }
+    }
+}
+
+impl From<Error> for sqlx::Error {
+    /// For an executor that had to look for another connection: it can only tell sqlx's errors.
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Busy(_) => Self::PoolTimedOut,
+            Error::OutcomeUnknown(error)
+            | Error::Unavailable(error)
+            | Error::Bug(error)
+            | Error::Constraint { source: error, .. } => error,
+            error @ (Error::Unreachable(..) | Error::Aborted) => {
+                Self::Io(std::io::Error::other(error))
+            }
         }
     }
 }
@@ -86,6 +105,29 @@ pub(super) fn breaks_connection(error: &sqlx::Error) -> bool {
                     || matches!(code, "25006" | "25P03")
             }),
         _ => false,
+    }
+}
+
+/// Whether a read on a replica failed for a reason that is the replica's own.
+pub(super) enum Blame {
+    /// The server or its PgBouncer went away.
+    Lost,
+    /// It had to cancel the read to go on replaying.
+    Conflict,
+    /// The primary would say the same.
+    Statement,
+}
+
+impl Blame {
+    pub(super) fn of(error: &sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code());
+        match code.as_deref() {
+            Some("40001" | "40P01") => Self::Conflict,
+            // A write is refused, and stays so.
+            Some("25006" | "25P03") => Self::Statement,
+            _ if breaks_connection(error) => Self::Lost,
+            _ => Self::Statement,
+        }
     }
 }
 

@@ -1,42 +1,50 @@
 //! Postgres: one primary and any number of streaming replicas, each behind PgBouncer.
 //!
-//! A caller names its source: [`Db::read`] (a replica if it may be one), [`Db::primary`] and
-//! [`Db::begin`]. A decision that leads to a write is never taken from a replica read.
+//! A caller names its source: [`Db::read`] (a replica that is far enough, else the primary),
+//! [`Db::primary`] and [`Db::begin`]. A decision that leads to a write is never taken from a
+//! replica read.
 //!
-//! Reading order: this file, `transaction.rs`, `pool.rs`, `conn.rs`, `error.rs`, `schema.rs`.
+//! Reading order: this file, `routes.rs` (where a read goes), `replica.rs`, `primary.rs`,
+//! `conn.rs`, `transaction.rs`, `pool.rs`; then how the replicas are watched: `watch.rs`,
+//! `sampler.rs`, `cluster.rs`, `position.rs`.
 
+mod cluster;
 mod conn;
 mod error;
 mod lsn;
 mod pool;
+mod position;
+mod primary;
+mod queries;
+mod replica;
+mod routes;
+mod sampler;
 pub mod schema;
+mod target;
 mod transaction;
+mod watch;
 
-use std::{
-    str::FromStr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
-use prometheus::{IntCounter, IntGauge};
+use futures::{FutureExt, future::BoxFuture};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
-use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use self::pool::{Pool, PoolSizes};
 pub use self::{
     conn::Conn,
     error::{Error, OnConstraint},
     lsn::Lsn,
     transaction::Tx,
 };
-use super::{metrics::Metrics, shutdown::Tasks};
-
-/// How often a replica is asked whether it is there and still a replica.
-const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+use self::{
+    pool::{Pool, PoolSizes},
+    primary::Primary,
+    replica::{Gauges, Replica},
+    routes::{Reads, Routes},
+    sampler::Sampler,
+    target::Target,
+};
+use super::{breaker::Breakers, metrics::Metrics, shutdown::Tasks};
 
 /// Where the databases are, and how many connections each replica of this process may hold.
 #[derive(Clone)]
@@ -48,6 +56,8 @@ pub struct Config {
     /// Per pool. `replicas of the API × pool_size` must fit into PgBouncer's `max_client_conn`.
     pub pool_size: usize,
     pub acquire_timeout: Duration,
+    /// A replica further behind than this is not read from.
+    pub max_replica_lag: Duration,
 }
 
 /// What a read must be able to see.
@@ -66,120 +76,94 @@ pub enum Consistency {
 /// The pools of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct Db {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    primary: Pool,
-    replicas: Vec<Replica>,
-    /// Where the next read starts its turn around the replicas.
-    turn: AtomicUsize,
-    reads: Reads,
+    routes: Arc<Routes>,
     tasks: Tasks,
 }
 
-struct Replica {
-    pool: Pool,
-    /// Answers, and is in recovery. Only such a replica is read from.
-    in_rotation: AtomicBool,
-    up: IntGauge,
-}
-
-/// `db_reads_total{target,reason}`
-struct Reads {
-    replica: IntCounter,
-    primary_own_writes: IntCounter,
-    primary_no_replica: IntCounter,
+/// What the samplers last saw of one database.
+pub struct State {
+    pub name: &'static str,
+    /// For the primary: it answers. For a replica: it is read from.
+    pub up: bool,
+    /// For a replica: how far it was behind the primary when it was last seen.
+    pub lag_seconds: Option<f64>,
 }
 
 impl Db {
-    /// Sets up the pools; connections are opened when first needed.
+    /// Sets up the pools and starts to watch the servers; the pools connect when first needed.
     ///
     /// # Errors
     /// A URL that cannot be parsed, or a metric that is registered twice.
-    pub fn new(config: &Config, metrics: &Metrics, tasks: &Tasks) -> anyhow::Result<Self> {
+    pub fn new(
+        config: &Config,
+        metrics: &Metrics,
+        breakers: &Breakers,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Self> {
         let acquire = metrics.seconds_vec(
             "db_pool_acquire_seconds",
             "Time until a connection was there.",
             &["pool"],
         )?;
-        let pool = |name, url: &SecretString| {
-            let seconds = acquire.with_label_values(&[name]);
-            let options = connect_options(url)?;
-            Pool::new(name, options, config.pool_size, config.acquire_timeout, seconds)
-        };
-        let up = metrics.int_gauge_vec(
-            "db_replica_up",
-            "1 while the replica is read from.",
-            &["replica"],
+        let queries = metrics.seconds_vec(
+            "db_query_duration_seconds",
+            "Statements by their first word, until the last row.",
+            &["pool", "query"],
         )?;
-        let primary = pool("primary", &config.primary_url)?;
+        let pool = |name, options: &PgConnectOptions| {
+            let target = Target::new(name, breakers.named(name), &queries);
+            let seconds = acquire.with_label_values(&[name]);
+            let (size, limit) = (config.pool_size, config.acquire_timeout);
+            Pool::new(target, options.clone(), size, limit, seconds)
+        };
+        let options = connect_options(&config.primary_url)?;
+        let primary = Arc::new(Primary::new(
+            pool("primary", &options)?,
+            config.pool_size,
+            config.acquire_timeout,
+            config.replica_urls.len(),
+        ));
+        let sampler = Sampler::new(options);
+        let mut samplers = Vec::with_capacity(config.replica_urls.len());
+        let gauges = Gauges::families(metrics)?;
         let mut replicas = Vec::with_capacity(config.replica_urls.len());
         for (index, url) in config.replica_urls.iter().enumerate() {
             let name = REPLICA_NAMES
                 .get(index)
                 .ok_or_else(|| anyhow::anyhow!("more than {} replicas", REPLICA_NAMES.len()))?;
-            replicas.push(Replica {
-                pool: pool(name, url)?,
-                in_rotation: AtomicBool::new(false),
-                up: up.with_label_values(&[name]),
-            });
+            let options = connect_options(url)?;
+            replicas.push(Arc::new(Replica::new(pool(name, &options)?, gauges(name))));
+            samplers.push(Sampler::new(options));
         }
-        let pools = std::iter::once(&primary).chain(replicas.iter().map(|replica| &replica.pool));
-        PoolSizes::register(metrics, pools)?;
-        let reads = metrics.counter_vec(
+        let pools = replicas.iter().map(|replica| &replica.pool);
+        PoolSizes::register(metrics, std::iter::once(&primary.pool).chain(pools))?;
+        let reads = Reads::new(&metrics.counter_vec(
             "db_reads_total",
             "Reads by where they went and why.",
             &["target", "reason"],
-        )?;
-        let db = Self {
-            inner: Arc::new(Inner {
-                primary,
-                replicas,
-                turn: AtomicUsize::new(0),
-                reads: Reads {
-                    replica: reads.with_label_values(&["replica", "fresh_enough"]),
-                    primary_own_writes: reads.with_label_values(&["primary", "own_writes"]),
-                    primary_no_replica: reads.with_label_values(&["primary", "no_replica"]),
-                },
-                tasks: tasks.clone(),
-            }),
+        )?);
+        let routes = Routes::new(primary, replicas, config.max_replica_lag, reads);
+        let routes = Arc::new(routes);
+        let run = |watch: BoxFuture<'static, ()>| {
+            let stopping = tasks.stopping();
+            tasks.spawn(async move {
+                tokio::select! { () = watch => {}, () = stopping => {} }
+            });
         };
-        for index in 0..db.inner.replicas.len() {
-            tasks.spawn(db.clone().watch(index));
+        run(watch::primary(routes.clone(), sampler).boxed());
+        for (index, sampler) in samplers.into_iter().enumerate() {
+            run(watch::replica(routes.clone(), index, sampler).boxed());
         }
-        Ok(db)
+        Ok(Self { routes, tasks: tasks.clone() })
     }
 
-    /// A connection to read with: a replica where `consistency` allows it and one is there,
-    /// else the primary.
+    /// A connection to read with: one to the least busy replica that has what `consistency` asks
+    /// for, or will have it in a few milliseconds; else one to the primary.
     ///
     /// # Errors
-    /// 503 when no connection can be had in time.
+    /// 503 when no connection can be had in time, or the primary is needed and away.
     pub async fn read(&self, consistency: &Consistency) -> Result<Conn, Error> {
-        let inner = &*self.inner;
-        if *consistency != Consistency::Any {
-            inner.reads.primary_own_writes.inc();
-            return inner.primary.get().await;
-        }
-        let turn = inner.turn.fetch_add(1, Ordering::Relaxed);
-        for offset in 0..inner.replicas.len() {
-            let replica = &inner.replicas[turn.wrapping_add(offset) % inner.replicas.len()];
-            if !replica.in_rotation.load(Ordering::Relaxed) {
-                continue;
-            }
-            match replica.pool.get().await {
-                Ok(conn) => {
-                    inner.reads.replica.inc();
-                    return Ok(conn);
-                }
-                // Alive, and as busy as it may be: the primary's connections are for writers.
-                Err(error @ Error::Busy(_)) => return Err(error),
-                Err(error) => replica.leave_rotation(&error),
-            }
-        }
-        inner.reads.primary_no_replica.inc();
-        inner.primary.get().await
+        self.routes.read(consistency).await
     }
 
     /// A connection to the primary, for statements that need no transaction.
@@ -187,12 +171,13 @@ impl Db {
     /// # Errors
     /// 503 when no connection can be had in time.
     pub async fn primary(&self) -> Result<Conn, Error> {
-        self.inner.primary.get().await
+        self.routes.touch();
+        self.routes.primary.pool.get().await
     }
 
     /// How far the log of the primary was when it was last looked at: it is not less now.
     pub fn position(&self) -> Lsn {
-        Lsn::default()
+        self.routes.cluster.newest()
     }
 
     /// How far the log of the primary is: whatever was acknowledged before now lies before that.
@@ -208,68 +193,28 @@ impl Db {
     /// # Errors
     /// 503 when no connection can be had in time.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        Tx::begin(&self.inner.primary, self.inner.tasks.clone()).await
+        self.routes.touch();
+        Tx::begin(&self.routes.primary.pool, self.tasks.clone()).await
     }
 
-    /// Whether each database answers, by name, within `limit`.
-    pub async fn ping(&self, limit: Duration) -> Vec<(&'static str, bool)> {
-        let replicas = self.inner.replicas.iter().map(|replica| &replica.pool);
-        let pings = std::iter::once(&self.inner.primary).chain(replicas).map(async |pool| {
-            let answer = timeout(limit, async {
-                let mut conn = pool.get().await?;
-                schema::is_replica(&mut conn).await.map_err(Error::from)
-            });
-            (pool.name(), matches!(answer.await, Ok(Ok(_))))
-        });
-        futures::future::join_all(pings).await
+    /// What is known of each database; nothing is asked for it.
+    pub fn states(&self) -> Vec<State> {
+        let routes = &self.routes;
+        let replica = |replica: &Arc<Replica>| State {
+            name: replica.name(),
+            up: replica.is_in_rotation(),
+            lag_seconds: Some(replica.lag_seconds()),
+        };
+        let up = routes.cluster.is_primary_up();
+        let primary = State { name: routes.primary.pool.name(), up, lag_seconds: None };
+        std::iter::once(primary).chain(routes.replicas.iter().map(replica)).collect()
     }
 
     /// Closes the pools: whoever waits gets an error, idle connections are closed.
     pub fn close(&self) {
-        self.inner.primary.close();
-        for replica in &self.inner.replicas {
+        self.routes.primary.pool.close();
+        for replica in &self.routes.replicas {
             replica.pool.close();
-        }
-    }
-
-    /// Keeps one replica's place in the rotation up to date until the process stops.
-    async fn watch(self, index: usize) {
-        let replica = &self.inner.replicas[index];
-        let mut ticks = interval(PROBE_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let stopping = self.inner.tasks.stopping();
-        tokio::pin!(stopping);
-        loop {
-            tokio::select! { _ = ticks.tick() => {}, () = &mut stopping => return }
-            let probe = timeout(PROBE_INTERVAL, async {
-                let mut conn = replica.pool.get().await?;
-                schema::is_replica(&mut conn).await.map_err(Error::from)
-            });
-            match probe.await {
-                Ok(Ok(true)) => replica.join_rotation(),
-                // Promoted: it may have forked off the timeline that the others follow.
-                Ok(Ok(false)) => replica.leave_rotation(&"it is not in recovery"),
-                Ok(Err(Error::Busy(_))) => {}
-                Ok(Err(error)) => replica.leave_rotation(&error),
-                Err(_) => replica.leave_rotation(&"no answer in time"),
-            }
-        }
-    }
-}
-
-impl Replica {
-    fn join_rotation(&self) {
-        if !self.in_rotation.swap(true, Ordering::Relaxed) {
-            self.up.set(1);
-            tracing::info!(replica = self.pool.name(), "replica joined the rotation");
-        }
-    }
-
-    fn leave_rotation(&self, why: &dyn std::fmt::Display) {
-        self.pool.forget_idle();
-        if self.in_rotation.swap(false, Ordering::Relaxed) {
-            self.up.set(0);
-            tracing::warn!(replica = self.pool.name(), %why, "replica left the rotation");
         }
     }
 }

@@ -5,7 +5,10 @@
 //! this process, and as much again in PgBouncer and Postgres. Here a connection is judged by
 //! its age and by the errors that [`Conn`] saw, and asked nothing while it is in steady use.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use deadpool::{
     Runtime,
@@ -19,12 +22,12 @@ use prometheus::{
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{conn::Conn, error::Error};
+use super::{conn::Conn, error::Error, target::Target};
 use crate::platform::{context, metrics::Metrics};
 
 /// A connection older than this is replaced, so that a changed address or a rebalanced
 /// PgBouncer is found without a restart.
-const MAX_AGE: Duration = Duration::from_secs(15 * 60);
+pub(super) const MAX_AGE: Duration = Duration::from_secs(15 * 60);
 
 /// A connection unused for this long is asked before it is trusted: its PgBouncer may have been
 /// restarted meanwhile. In steady use it is never asked.
@@ -37,6 +40,7 @@ const LEFTOVER_WAIT: Duration = Duration::from_millis(20);
 /// Opens and checks connections for the pool.
 pub(super) struct Connector {
     options: PgConnectOptions,
+    target: Arc<Target>,
 }
 
 impl managed::Manager for Connector {
@@ -44,6 +48,10 @@ impl managed::Manager for Connector {
     type Error = sqlx::Error;
 
     async fn create(&self) -> Result<PgConnection, sqlx::Error> {
+        // Again, for whoever has waited for a turn while the others found out.
+        if self.target.breaker.is_open() {
+            return Err(sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()));
+        }
         // Boxed: a future of 20 kB would otherwise be part of every request's own.
         Box::pin(PgConnection::connect_with(&self.options)).await
     }
@@ -74,7 +82,7 @@ impl managed::Manager for Connector {
 /// Connections to one PgBouncer. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Pool {
-    name: &'static str,
+    target: Arc<Target>,
     connections: managed::Pool<Connector>,
     acquire_timeout: Duration,
     acquire_seconds: Histogram,
@@ -83,43 +91,65 @@ pub(super) struct Pool {
 impl Pool {
     /// Connects lazily: nothing is sent before the first `get`.
     pub(super) fn new(
-        name: &'static str,
+        target: Target,
         options: PgConnectOptions,
         size: usize,
         acquire_timeout: Duration,
         acquire_seconds: Histogram,
     ) -> anyhow::Result<Self> {
-        let connections = managed::Pool::builder(Connector { options })
+        let target = Arc::new(target);
+        let connections = managed::Pool::builder(Connector { options, target: target.clone() })
             .runtime(Runtime::Tokio1)
             .max_size(size)
             // Together with the wait for a turn, at most one and a half of it.
             .create_timeout(Some(acquire_timeout / 2))
             .build()?;
-        Ok(Self { name, connections, acquire_timeout, acquire_seconds })
+        Ok(Self { target, connections, acquire_timeout, acquire_seconds })
     }
 
     /// A connection, within the acquire time-out or what is left of the request's deadline.
     ///
     /// # Errors
-    /// `Busy` when every connection stayed in use, `Unreachable` when none could be opened.
+    /// `Busy` when every connection stayed in use, `Unreachable` when none could be opened, and
+    /// at once while the server is known to be away.
     pub(super) async fn get(&self) -> Result<Conn, Error> {
+        self.get_within(self.acquire_timeout).await
+    }
+
+    /// As [`Pool::get`], for who has waited before.
+    pub(super) async fn get_within(&self, limit: Duration) -> Result<Conn, Error> {
+        self.check()?;
         let start = Instant::now();
         let limits = managed::Timeouts {
-            wait: Some(context::remaining(self.acquire_timeout)),
+            wait: Some(context::remaining(limit)),
             ..self.connections.timeouts()
         };
         let result = self.connections.timeout_get(&limits).await;
         self.acquire_seconds.observe(start.elapsed().as_secs_f64());
-        match result {
-            Ok(object) => Ok(Conn::new(object)),
-            Err(PoolError::Timeout(managed::TimeoutType::Wait)) => Err(Error::Busy(self.name)),
-            Err(PoolError::Backend(error)) => Err(Error::from_connect(self.name, error)),
-            Err(error) => Err(Error::Unreachable(self.name, error.to_string())),
-        }
+        let error = match result {
+            Ok(object) => return Ok(Conn::new(object, self.target.clone())),
+            Err(PoolError::Timeout(managed::TimeoutType::Wait)) => {
+                return Err(Error::Busy(self.name()));
+            }
+            Err(PoolError::Backend(error)) => Error::from_connect(self.name(), error),
+            Err(error) => Error::Unreachable(self.name(), error.to_string()),
+        };
+        self.target.breaker.record_failure();
+        Err(error)
+    }
+
+    /// # Errors
+    /// `Unreachable` while the server is known to be away.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.target.check()
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
     }
 
     pub(super) fn name(&self) -> &'static str {
-        self.name
+        self.target.name
     }
 
     /// Closes the idle connections: after one broke, its siblings most likely did as well.
@@ -150,7 +180,7 @@ impl PoolSizes {
         let family = prometheus::IntGaugeVec::new(options, &["pool", "state"])?;
         let pools = pools
             .map(|pool| {
-                let gauge = |state| family.with_label_values(&[pool.name, state]);
+                let gauge = |state| family.with_label_values(&[pool.name(), state]);
                 let pool = pool.connections.clone();
                 (pool, gauge("idle"), gauge("used"), gauge("waiting"))
             })

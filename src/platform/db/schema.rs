@@ -57,11 +57,6 @@ pub async fn version(conn: &mut Conn) -> Result<i64, Error> {
     }
 }
 
-/// Whether the server replays another's log.
-pub(super) async fn is_replica(conn: &mut Conn) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(r#"select pg_is_in_recovery() as "is_replica!""#).fetch_one(conn).await
-}
-
 /// How far the log is safely written, which is as far as replicas can get.
 pub(super) async fn position(conn: &mut Conn) -> Result<Lsn, sqlx::Error> {
     let position = sqlx::query_scalar!(

@@ -142,7 +142,8 @@ impl Db {
         &self,
         question: &str,
     ) -> Result<(Tx, Option<PgRow>), Error> {
-        Tx::begin_with(&self.inner.primary, self.inner.tasks.clone(), question).await
+        self.routes.touch();
+        Tx::begin_with(&self.routes.primary.pool, self.tasks.clone(), question).await
     }
 }
 

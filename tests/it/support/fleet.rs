@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::OnceLock};
 
-use lab::{redis::Redis, site::Site};
+use lab::{postgres::OwnPostgres, redis::Redis, site::Site, topology::Topology};
 use shoal::{
     app,
     config::Config,
@@ -37,9 +37,11 @@ pub struct FleetBuilder {
     replicas: usize,
     settings: HashMap<String, String>,
     own_redis: bool,
-    /// Ports of PgBouncers to use instead of the lab's.
+    database: Option<Database>,
+    /// Ports to use instead of the lab's: of servers of the test's own, or of proxies.
+    redis: Option<u16>,
     primary_pooler: Option<u16>,
-    replica_pooler: Option<u16>,
+    replica_poolers: Option<Vec<u16>>,
 }
 
 impl Fleet {
@@ -75,30 +77,56 @@ impl FleetBuilder {
         self
     }
 
-    /// With the primary behind another PgBouncer, which the test may stop.
+    /// With Redis at another port: a proxy before the lab's, or before a [`Redis`] of the test's own.
+    pub fn redis_through(mut self, port: u16) -> Self {
+        self.redis = Some(port);
+        self
+    }
+
+    /// On a primary and replicas of the test's own, which it may stop, lag and promote.
+    pub async fn postgres(mut self, postgres: &OwnPostgres) -> Self {
+        self.database = Some(Database::of(postgres).await);
+        self
+    }
+
+    /// With the primary behind another PgBouncer, which the test may stop, or behind a proxy.
     pub fn primary_pooler(mut self, port: u16) -> Self {
         self.primary_pooler = Some(port);
         self
     }
 
-    /// With one replica, behind another PgBouncer, which the test may stop.
-    pub fn replica_pooler(mut self, port: u16) -> Self {
-        self.replica_pooler = Some(port);
+    /// With one replica, behind another PgBouncer, which the test may stop, or behind a proxy.
+    pub fn replica_pooler(self, port: u16) -> Self {
+        self.replica_poolers(&[port])
+    }
+
+    /// With a replica behind each of these PgBouncers or proxies.
+    pub fn replica_poolers(mut self, ports: &[u16]) -> Self {
+        self.replica_poolers = Some(ports.to_vec());
         self
     }
 
     pub async fn start(self) -> Fleet {
-        let database = Database::create().await;
+        let database = match self.database {
+            Some(database) => database,
+            None => Database::create().await,
+        };
         let redis = self.own_redis.then(start_redis);
-        let mut settings = environment(&database.name);
+        let mut settings = environment_of(&database.topology, &database.name);
+        let mut replace = |name: &str, url: String| settings.insert(name.to_owned(), url);
         if let Some(redis) = &redis {
-            settings.insert("REDIS_URL".to_owned(), redis.url());
+            replace("REDIS_URL", redis.url());
         }
-        let names = ["DATABASE_URL", "DATABASE_REPLICA_URLS"];
-        for (name, port) in names.into_iter().zip([self.primary_pooler, self.replica_pooler]) {
-            if let Some(port) = port {
-                settings.insert(name.to_owned(), pooled_url(port, &database.name));
-            }
+        if let Some(port) = self.redis {
+            replace("REDIS_URL", format!("redis://127.0.0.1:{port}"));
+        }
+        if let Some(port) = self.primary_pooler {
+            replace("DATABASE_URL", pooled_url(port, &database.name));
+        }
+        if let Some(ports) = self.replica_poolers {
+            let urls: Vec<_> =
+                ports.into_iter().map(|port| pooled_url(port, &database.name)).collect();
+            replace("DATABASE_REPLICA_URLS", urls.join(","));
         }
         settings.extend(self.settings);
         let mut replicas = Vec::with_capacity(self.replicas);
@@ -153,9 +181,12 @@ fn pooled_url(port: u16, database: &str) -> String {
 
 /// The settings of a replica: the lab's servers, generous limits, no drain delay.
 pub fn environment(database: &str) -> HashMap<String, String> {
+    environment_of(topology(), database)
+}
+
+fn environment_of(topology: &Topology, database: &str) -> HashMap<String, String> {
     static KEY: OnceLock<String> = OnceLock::new();
     let key = KEY.get_or_init(|| shoal::platform::tokens::generate_key().unwrap());
-    let topology = topology();
     let s3 = topology.s3.clone();
     [
         ("DATABASE_URL", topology.app_url(database)),

@@ -13,8 +13,10 @@ pub use self::{
     fleet::{Fleet, environment},
 };
 
-use lab::{pgbouncer::PgBouncer, ports::Port, site::Site, topology::Topology};
-use std::sync::OnceLock;
+use lab::{
+    pgbouncer::PgBouncer, ports::Port, postgres::OwnPostgres, site::Site, topology::Topology,
+};
+use std::{path::Path, sync::OnceLock};
 
 /// The servers that `cargo lab test` has started for this process.
 pub fn topology() -> &'static Topology {
@@ -33,11 +35,24 @@ pub fn pgbouncer(postgres_port: u16) -> PgBouncer {
     PgBouncer::start(&site, "pgbouncer", Port::free().unwrap(), postgres_port).unwrap()
 }
 
+/// A primary with replicas of the test's own, with the current schema: for tests that lag or pause a
+/// replica, or stop or promote a server. Takes half a second.
+pub fn own_postgres(replicas: usize) -> OwnPostgres {
+    OwnPostgres::start(topology(), Path::new(env!("CARGO_BIN_EXE_shoal")), replicas).unwrap()
+}
+
 /// Stops it and starts it again. Returns once it accepts connections.
 pub async fn restart(pooler: &mut PgBouncer) {
     pooler.process().restart().unwrap();
     let address = ("127.0.0.1", pooler.port());
     until(async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
+}
+
+/// The value of one series of the first replica's metrics, 0 where it is missing.
+pub fn metric(fleet: &Fleet, series: &str) -> f64 {
+    let text = String::from_utf8(fleet.app().metrics.render().unwrap()).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(series));
+    line.map_or(0.0, |value| value.trim().parse().unwrap())
 }
 
 /// A bounded wait for what becomes true by itself.

@@ -1,9 +1,14 @@
 //! Postgres: a primary, and streaming replicas copied from it.
 
+mod own;
+mod replay;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+pub use own::OwnPostgres;
 
 use crate::account::Account;
 use crate::error::{Context, Error, Result};
@@ -20,6 +25,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// A running Postgres, stopped when this is dropped.
 #[derive(Debug)]
 pub struct Postgres {
+    site: Site,
     process: Process,
     port: Port,
 }
@@ -68,10 +74,15 @@ impl Postgres {
             .arg(format!("--config-file={}", config.display()))
             .stop_signal(stop_signal)
             .grace(Duration::from_secs(20));
-        let mut postgres = Self { process: Process::start(launch)?, port };
-        let number = postgres.port();
-        postgres.process.wait_until(READY_WITHIN, || accepts_connections(site, number))?;
+        let mut postgres = Self { site: site.clone(), process: Process::start(launch)?, port };
+        postgres.wait_until_ready()?;
         Ok(postgres)
+    }
+
+    /// Waits until it lets clients in, as after a restart.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        let (site, port) = (&self.site, self.port.number());
+        self.process.wait_until(READY_WITHIN, || accepts_connections(site, port))
     }
 
     /// The port it listens on.
@@ -184,7 +195,12 @@ fn copy(site: &Site, name: &str, primary: &Psql<'_>, primary_port: u16, slot: &s
     }
     command.env("PGPASSWORD", &site.secrets.replication);
     output_of(&mut command, "", &format!("copy the primary to {name}"))?;
-    let signal = dir.join("standby.signal");
+    make_standby(site, &dir)
+}
+
+/// Makes what starts from this data directory a replica.
+fn make_standby(site: &Site, data: &Path) -> Result<()> {
+    let signal = data.join("standby.signal");
     fs::write(&signal, "").cannot(|| format!("write {}", signal.display()))?;
     site.own(&signal)
 }
