@@ -14,6 +14,7 @@ use crate::{
     config::Http,
     domain,
     platform::http::{
+        admission::Admission,
         docs,
         error::ApiError,
         gate::{self, Gate},
@@ -75,7 +76,9 @@ fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
         config.trusted_proxies.clone(),
     );
     let (api, openapi) = api().split_for_parts();
-    let api = api.layer(axum::middleware::from_fn_with_state(gate, gate::pass));
+    let paths = openapi.paths.paths.keys().cloned();
+    let admission = Admission::new(config.concurrency, domain::priority, paths, &app.metrics)?;
+    let api = api.layer((admission, axum::middleware::from_fn_with_state(gate, gate::pass)));
     let ops = ops::router(app.health.clone(), app.metrics.clone());
     let main = api.with_state(app.clone()).merge(docs::router(&openapi)?);
     let (main, ops) =

@@ -4,6 +4,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{Config, Http, Limits};
 use crate::platform::{
+    concurrency::Bounds,
     db,
     env::{Env, flag, list, millis, parse, positive, secret, secs, text},
     http::{layers, server},
@@ -86,6 +87,7 @@ impl Http {
             "how long the body of a request may take to arrive, within its deadline",
             millis,
         );
+        let concurrency = declare_concurrency(env);
         let cors_origins = env.or_default(
             "SHOAL_CORS_ORIGINS",
             "",
@@ -115,6 +117,7 @@ impl Http {
             port: port?,
             ops_address: ops_address?,
             trusted_proxies: trusted_proxies?,
+            concurrency: concurrency?,
             layers: layers::Config {
                 request_timeout: request_timeout?,
                 body_timeout: body_timeout?,
@@ -127,6 +130,27 @@ impl Http {
             },
         })
     }
+}
+
+fn declare_concurrency(env: &mut Env<'_>) -> Option<Bounds> {
+    let max = env.or_default(
+        "SHOAL_CONCURRENCY_MAX",
+        "1024",
+        "requests in progress in this process, at most; fewer while they are slow",
+        positive,
+    );
+    let min = env.or_default(
+        "SHOAL_CONCURRENCY_MIN",
+        "32",
+        "requests in progress that are let in however slow they are; the maximum turns measuring off",
+        positive,
+    );
+    let (min, max) = (min?, max?);
+    if min > max {
+        env.mistake("SHOAL_CONCURRENCY_MIN is above SHOAL_CONCURRENCY_MAX");
+        return None;
+    }
+    Some(Bounds { min, max })
 }
 
 impl Limits {

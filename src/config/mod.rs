@@ -13,6 +13,7 @@ use secrecy::SecretString;
 
 use self::declare::{declare_database, declare_direct_url, declare_redis, declare_telemetry};
 use crate::platform::{
+    concurrency::Bounds,
     db,
     env::{Env, Lookup, Variable},
     http::{layers, server},
@@ -41,6 +42,7 @@ pub struct Http {
     /// Where health and metrics are served instead of on the main port.
     pub ops_address: Option<std::net::SocketAddr>,
     pub trusted_proxies: Vec<IpNet>,
+    pub concurrency: Bounds,
     pub layers: layers::Config,
     pub server: server::Config,
 }

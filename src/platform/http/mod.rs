@@ -1,9 +1,10 @@
 //! HTTP: what every route shares.
 //!
-//! Reading order: `server` accepts, `connection` serves, `layers` is the stack around all routes, `gate`
-//! stands before `/v1`, then the extractors (`json`, `params`, `idempotent`, `etag`,
+//! Reading order: `server` accepts, `connection` serves, `layers` is the stack around all routes,
+//! `admission` and `gate` stand before `/v1`, then the extractors (`json`, `params`, `idempotent`, `etag`,
 //! `pagination`), and `error`, the one error that leaves the process.
 
+pub mod admission;
 pub mod client_ip;
 mod connection;
 pub mod docs;
