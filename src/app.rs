@@ -111,7 +111,7 @@ pub async fn run(
     let mut served = vec![(listeners.0, routers.main)];
     served.extend(listeners.1.zip(routers.ops));
     app.tasks.spawn(app.health.clone().start());
-    server::serve(served, &config.server, &app.tasks, shutdown).await;
+    server::serve(served, &config.server, &app.metrics, &app.tasks, shutdown).await?;
     app.tasks.stop().await;
     app.db.close();
     tracing::info!("stopped");

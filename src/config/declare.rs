@@ -7,7 +7,7 @@ use crate::platform::{
     concurrency::Bounds,
     db,
     env::{Env, flag, list, millis, parse, positive, secret, secs, text},
-    http::{layers, server},
+    http::{connections, layers, server},
     passwords,
     rate_limit::parse_policy,
     redis, sessions, storage,
@@ -100,6 +100,18 @@ impl Http {
             "how long a client may take to send the head of a request",
             millis,
         );
+        let max_connections = env.or_default(
+            "SHOAL_MAX_CONNECTIONS",
+            "10000",
+            "open connections of clients, at most; fewer if the process may not open as many files",
+            positive,
+        );
+        let max_per_address = env.or_default(
+            "SHOAL_MAX_CONNECTIONS_PER_IP",
+            "1000",
+            "of them from one address that is no trusted proxy; 0 for no limit",
+            parse,
+        );
         let drain_delay = env.or_default(
             "SHOAL_DRAIN_DELAY_MS",
             "5000",
@@ -112,11 +124,12 @@ impl Http {
             "how long requests in flight may take after that",
             millis,
         );
+        let trusted_proxies: Vec<_> = trusted_proxies?;
         Some(Self {
             host: host?,
             port: port?,
             ops_address: ops_address?,
-            trusted_proxies: trusted_proxies?,
+            trusted_proxies: trusted_proxies.clone(),
             concurrency: concurrency?,
             layers: layers::Config {
                 request_timeout: request_timeout?,
@@ -125,6 +138,11 @@ impl Http {
             },
             server: server::Config {
                 header_timeout: header_timeout?,
+                connections: connections::Config {
+                    max: max_connections?,
+                    max_per_address: max_per_address?,
+                    trusted_proxies,
+                },
                 drain_delay: drain_delay?,
                 drain_cap: drain_cap?,
             },

@@ -270,3 +270,62 @@ async fn at_twice_and_five_times_the_capacity_as_much_is_done_as_before() {
     let orders = fleet.database.number("select count(*) from orders").await;
     assert_eq!(orders, buyer.placed() as i64);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_log_ins_is_shed_while_others_are_served() {
+    let fleet = Fleet::of(1)
+        .set("SHOAL_PASSWORD_HASHES", "1")
+        .set("SHOAL_RATE_LIMIT_LOGIN_ACCOUNT", "1000000/60")
+        .start()
+        .await;
+    let customer = fleet.client.register().await;
+    let mut burst = JoinSet::new();
+    for index in 0..300 {
+        let client = fleet.client.anonymous();
+        burst.spawn(async move { client.login(&format!("{index}@shoal.test"), "guess").await });
+    }
+    let mut counts = [0, 0];
+    while let Some(reply) = burst.join_next().await {
+        let reply = reply.unwrap();
+        match reply.status {
+            401 => counts[0] += 1,
+            _ => {
+                expect_shed(&reply);
+                counts[1] += 1;
+            }
+        }
+        customer.get("/v1/users/me").await.expect(200);
+    }
+    // Those who are let in are soon done; the rest is told at once.
+    let [answered, refused] = counts;
+    assert!(answered >= 17 && refused > 0, "{answered} answered, {refused} refused");
+}
+
+#[tokio::test]
+async fn connections_are_limited_in_all_and_per_address() {
+    for (setting, reason) in
+        [("SHOAL_MAX_CONNECTIONS", "total"), ("SHOAL_MAX_CONNECTIONS_PER_IP", "address")]
+    {
+        let fleet = Fleet::of(1).set(setting, "20").set("TRUSTED_PROXIES", "").start().await;
+        let address = fleet.replicas[0].address;
+        // The client keeps its own and asks on it.
+        let own = metric(&fleet, "http_connections").await as usize;
+        let mut held = Vec::new();
+        for _ in own..20 {
+            held.push(TcpStream::connect(address).await.unwrap());
+        }
+        until(async || metric(&fleet, "http_connections").await == 20.0).await;
+        for _ in 0..3 {
+            let mut refused = TcpStream::connect(address).await.unwrap();
+            expect_shed(&Reply::read(&mut refused).await);
+        }
+        let refused = format!("http_connections_refused_total{{reason=\"{reason}\"}}");
+        assert_eq!(metric(&fleet, &refused).await, 3.0);
+        drop(held.pop());
+        until(async || metric(&fleet, "http_connections").await == 19.0).await;
+        let mut next = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /v1/products HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        next.write_all(request).await.unwrap();
+        Reply::read(&mut next).await.expect(200);
+    }
+}

@@ -7,14 +7,17 @@
 pub mod admission;
 pub mod client_ip;
 mod connection;
+pub mod connections;
 pub mod docs;
 pub mod error;
 pub mod etag;
 pub mod gate;
+mod handwritten;
 pub mod idempotent;
 pub mod json;
 pub mod layers;
 pub mod limits;
+mod muted;
 pub mod ops;
 pub mod pagination;
 pub mod params;
