@@ -200,8 +200,7 @@ async fn the_documentation_works_offline() {
             };
             let asset = fleet.client.get(&target).await;
             assert_eq!((asset.status, asset.body.is_empty()), (200, false), "{target}");
-            if asset.header("etag").is_empty() {
-                assert!(target.starts_with("/health"), "{target} cannot be cached");
+            if ["/v1/", "/health"].iter().any(|live| target.starts_with(live)) {
                 continue;
             }
             assert_eq!(asset.header("cache-control"), "public, max-age=300");
