@@ -14,6 +14,7 @@ use crate::{
     config::Http,
     domain,
     platform::http::{
+        admission::Admission,
         docs,
         error::ApiError,
         gate::{self, Gate, Policies},
@@ -76,7 +77,9 @@ fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
         config.trusted_proxies.clone(),
     );
     let (api, openapi) = api().split_for_parts();
-    let api = api.layer(axum::middleware::from_fn_with_state(gate, gate::pass));
+    let paths = openapi.paths.paths.keys().cloned();
+    let admission = Admission::new(config.concurrency, domain::priority, paths, &app.metrics)?;
+    let api = api.layer((admission, axum::middleware::from_fn_with_state(gate, gate::pass)));
     let ops = ops::router(app.health.clone(), app.metrics.clone());
     let main = api.with_state(app.clone()).merge(docs::router(&openapi)?);
     let (main, ops) =
@@ -109,7 +112,7 @@ pub async fn run(
     let mut served = vec![(listeners.0, routers.main)];
     served.extend(listeners.1.zip(routers.ops));
     app.tasks.spawn(app.health.clone().start());
-    server::serve(served, &config.server, &app.tasks, shutdown).await;
+    server::serve(served, &config.server, &app.metrics, &app.tasks, shutdown).await?;
     app.tasks.stop().await;
     app.db.close();
     tracing::info!("stopped");

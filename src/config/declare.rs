@@ -4,9 +4,11 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{Config, Http, Limits};
 use crate::platform::{
-    cache, db,
+    cache,
+    concurrency::Bounds,
+    db,
     env::{Env, flag, list, millis, parse, positive, secret, secs, text},
-    http::{layers, server},
+    http::{connections, layers, server},
     passwords,
     rate_limit::parse_policy,
     redis, sessions, storage,
@@ -88,6 +90,7 @@ impl Http {
             "how long the body of a request may take to arrive, within its deadline",
             millis,
         );
+        let concurrency = declare_concurrency(env);
         let cors_origins = env.or_default(
             "SHOAL_CORS_ORIGINS",
             "",
@@ -99,6 +102,18 @@ impl Http {
             "10000",
             "how long a client may take to send the head of a request",
             millis,
+        );
+        let max_connections = env.or_default(
+            "SHOAL_MAX_CONNECTIONS",
+            "10000",
+            "open connections of clients, at most; fewer if the process may not open as many files",
+            positive,
+        );
+        let max_per_address = env.or_default(
+            "SHOAL_MAX_CONNECTIONS_PER_IP",
+            "1000",
+            "of them from one address that is no trusted proxy; 0 for no limit",
+            parse,
         );
         let drain_delay = env.or_default(
             "SHOAL_DRAIN_DELAY_MS",
@@ -112,11 +127,13 @@ impl Http {
             "how long requests in flight may take after that",
             millis,
         );
+        let trusted_proxies: Vec<_> = trusted_proxies?;
         Some(Self {
             host: host?,
             port: port?,
             ops_address: ops_address?,
-            trusted_proxies: trusted_proxies?,
+            trusted_proxies: trusted_proxies.clone(),
+            concurrency: concurrency?,
             layers: layers::Config {
                 request_timeout: request_timeout?,
                 body_timeout: body_timeout?,
@@ -124,11 +141,37 @@ impl Http {
             },
             server: server::Config {
                 header_timeout: header_timeout?,
+                connections: connections::Config {
+                    max: max_connections?,
+                    max_per_address: max_per_address?,
+                    trusted_proxies,
+                },
                 drain_delay: drain_delay?,
                 drain_cap: drain_cap?,
             },
         })
     }
+}
+
+fn declare_concurrency(env: &mut Env<'_>) -> Option<Bounds> {
+    let max = env.or_default(
+        "SHOAL_CONCURRENCY_MAX",
+        "1024",
+        "requests in progress in this process, at most; fewer while they are slow",
+        positive,
+    );
+    let min = env.or_default(
+        "SHOAL_CONCURRENCY_MIN",
+        "32",
+        "requests in progress that are let in however slow they are; the maximum turns measuring off",
+        positive,
+    );
+    let (min, max) = (min?, max?);
+    if min > max {
+        env.mistake("SHOAL_CONCURRENCY_MIN is above SHOAL_CONCURRENCY_MAX");
+        return None;
+    }
+    Some(Bounds { min, max })
 }
 
 impl Limits {

@@ -15,7 +15,9 @@ use self::declare::{
     declare_cache, declare_database, declare_direct_url, declare_redis, declare_telemetry,
 };
 use crate::platform::{
-    cache, db,
+    cache,
+    concurrency::Bounds,
+    db,
     env::{Env, Lookup, Variable},
     http::{layers, server},
     passwords,
@@ -44,6 +46,7 @@ pub struct Http {
     /// Where health and metrics are served instead of on the main port.
     pub ops_address: Option<std::net::SocketAddr>,
     pub trusted_proxies: Vec<IpNet>,
+    pub concurrency: Bounds,
     pub layers: layers::Config,
     pub server: server::Config,
 }

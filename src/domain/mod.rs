@@ -12,9 +12,13 @@ pub mod orders;
 pub mod products;
 pub mod users;
 
+use http::Method;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::state::AppState;
+use crate::{platform::concurrency::Priority, state::AppState};
+
+/// What can be asked for again later, while customers cannot wait.
+const REPORTS: [&str; 3] = ["/v1/users", "/v1/orders/{id}/events", "/v1/auth/sessions"];
 
 /// The routes of every resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -23,4 +27,31 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(auth::routes())
         .merge(products::routes())
         .merge(orders::routes())
+}
+
+/// Who goes first while there is more to do than can be done in time.
+pub fn priority(method: &Method, route: &str) -> Priority {
+    if !method.is_safe() {
+        Priority::Write
+    } else if REPORTS.contains(&route) {
+        Priority::Report
+    } else {
+        Priority::Read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_report_is_a_route() {
+        let paths = routes().to_openapi().paths.paths;
+        for report in REPORTS {
+            assert!(paths.contains_key(report), "{report}");
+            assert_eq!(priority(&Method::GET, report), Priority::Report);
+        }
+        assert_eq!(priority(&Method::DELETE, "/v1/auth/sessions"), Priority::Write);
+        assert_eq!(priority(&Method::GET, "/v1/orders/{id}"), Priority::Read);
+    }
 }

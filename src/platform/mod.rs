@@ -12,6 +12,7 @@
 
 pub mod breaker;
 pub mod cache;
+pub mod concurrency;
 pub mod consistency;
 pub mod context;
 pub mod db;

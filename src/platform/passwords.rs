@@ -16,6 +16,10 @@ use super::context;
 /// How long a request waits for its turn to hash before it is told to come back.
 const TURN_WAIT: Duration = Duration::from_secs(2);
 
+/// How many may wait for each that hashes, some 60 ms apiece: who comes later would wait for a
+/// second, and is told at once to come back instead.
+const WAITING_PER_TURN: usize = 16;
+
 /// Passwords that guessing starts with, one a line. Those shorter than the minimum are left out.
 static COMMON: &str = include_str!("common_passwords.txt");
 
@@ -28,6 +32,8 @@ pub struct Config {
 /// Hashes and verifies. Cheap to clone.
 #[derive(Clone)]
 pub struct Passwords {
+    /// Hashing, or waiting to.
+    places: Arc<Semaphore>,
     turns: Arc<Semaphore>,
     common: Arc<HashSet<&'static str>>,
     /// Verified against when the user is unknown, so that the answer takes as long.
@@ -47,6 +53,7 @@ impl Passwords {
     /// The decoy cannot be hashed.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
+            places: Arc::new(Semaphore::new(config.parallel * (1 + WAITING_PER_TURN))),
             turns: Arc::new(Semaphore::new(config.parallel)),
             common: Arc::new(COMMON.lines().collect()),
             decoy: hash(b"a decoy that nobody has")?.into(),
@@ -92,11 +99,12 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
         let turn = timeout(context::remaining(TURN_WAIT), self.turns.clone().acquire_owned());
         let turn = turn.await.map_err(|_| Error::Busy)?.context("closed")?;
         let done = tokio::task::spawn_blocking(move || {
             // Held by the work itself: a client that hangs up must not free the core early.
-            let _turn = turn;
+            let (_place, _turn) = (place, turn);
             work()
         });
         Ok(done.await.context("hashing panicked")??)
@@ -126,6 +134,25 @@ mod tests {
         assert!(verify("correct horse", Some(stored.clone())).await);
         assert!(!verify("correct horsf", Some(stored)).await);
         assert!(!verify("a decoy that nobody has", None).await);
+    }
+
+    #[tokio::test]
+    async fn a_burst_is_refused_at_once_beyond_its_queue() {
+        use std::{pin::pin, task::Poll};
+
+        use futures::{future::join_all, poll};
+        let passwords = Passwords::new(&Config { parallel: 1 }).unwrap();
+        // The only turn is taken, so that nobody ends while the burst comes in.
+        let turn = passwords.turns.clone().acquire_owned().await.unwrap();
+        let hash = || passwords.hash("correct horse".to_owned().into());
+        let mut first = pin!(join_all((0..=WAITING_PER_TURN).map(|_| hash())));
+        assert!(poll!(first.as_mut()).is_pending());
+        for _ in 0..1_000 {
+            assert!(matches!(poll!(pin!(hash())), Poll::Ready(Err(Error::Busy))));
+        }
+        drop(turn);
+        assert!(first.await.iter().all(Result::is_ok));
+        hash().await.unwrap();
     }
 
     #[test]

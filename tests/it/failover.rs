@@ -324,7 +324,7 @@ async fn a_process_that_starts_without_the_primary_reads_from_replicas() {
     settings.insert("DATABASE_REPLICA_URLS".into(), replica);
     let config = shoal::config::Config::read(&|name| settings.get(name).cloned()).unwrap();
     let tasks = shoal::platform::shutdown::Tasks::default();
-    let app = shoal::state::AppState::new(&config, tasks.clone()).await.unwrap();
+    let app = shoal::state::App::new(&config, tasks.clone()).await.unwrap();
     until(async || app.db.states()[1].up).await;
     assert_eq!(read(&app.db, Consistency::Any).await, own.replicas[0].postgres.port());
     way.clear().unwrap();

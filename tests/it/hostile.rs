@@ -8,7 +8,7 @@ use proptest::{
     strategy::ValueTree,
     test_runner::TestRunner,
 };
-use reqwest::{Method, header::HeaderMap};
+use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Executor, PgConnection};
 use tokio::{
@@ -18,33 +18,13 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::support::{Client, Database, Fleet, Reply, order, unique};
-
-/// Much longer than any answer here takes: what does not answer within it hangs.
-const HANG: Duration = Duration::from_secs(30);
+use crate::support::{Client, Database, Fleet, HANG, Reply, order, unique};
 
 /// Larger than all the buffers between a client and a server.
 const LOTS: usize = 32 * 1024 * 1024;
 
 async fn connect(fleet: &Fleet) -> TcpStream {
     TcpStream::connect(fleet.replicas[0].address).await.unwrap()
-}
-
-/// Everything up to the end of the connection, as one answer.
-async fn read_answer(stream: &mut TcpStream) -> Reply {
-    let mut bytes = Vec::new();
-    timeout(HANG, stream.read_to_end(&mut bytes)).await.expect("a hang").unwrap();
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("no answer");
-    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-    let mut lines = head.lines();
-    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let headers: HeaderMap = lines
-        .map(|line| line.split_once(": ").unwrap())
-        .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-        .collect();
-    let body = bytes[end + 4..].to_vec();
-    assert_eq!(headers["content-length"], body.len().to_string(), "{head}");
-    Reply { status, headers, body }
 }
 
 fn login_head(rest: &str) -> String {
@@ -58,7 +38,7 @@ async fn a_gigabyte_is_refused_before_it_is_sent() {
         let mut stream = connect(&fleet).await;
         let head = login_head(&format!("content-length: 1073741824\r\n{expect}\r\n"));
         stream.write_all(head.as_bytes()).await.unwrap();
-        read_answer(&mut stream).await.expect_problem(413, "body_too_large");
+        Reply::read(&mut stream).await.expect_problem(413, "body_too_large");
     }
 }
 
@@ -76,7 +56,7 @@ async fn who_sends_first_and_reads_later_still_gets_the_refusal() {
         let head = login_head(&head).replace("/v1/auth/login", path);
         stream.write_all(head.as_bytes()).await.unwrap();
         timeout(HANG, stream.write_all(&piece)).await.expect("a hang").unwrap();
-        let reply = read_answer(&mut stream).await;
+        let reply = Reply::read(&mut stream).await;
         match path {
             "/v1/nothing" => reply.expect_problem(404, "not_found"),
             _ => reply.expect_problem(413, "body_too_large"),
@@ -111,7 +91,7 @@ async fn a_slow_head_is_timed_out_with_an_answer_and_silence_without() {
     let mut slow = connect(&fleet).await;
     slow.write_all(b"GET /v1/products HTTP/1.1\r\nx-slow: ").await.unwrap();
     let mut silent = connect(&fleet).await;
-    let reply = read_answer(&mut slow).await;
+    let reply = Reply::read(&mut slow).await;
     reply.expect_problem(408, "head_timeout");
     assert_eq!(reply.header("connection"), "close");
     let mut nothing = Vec::new();
@@ -131,7 +111,7 @@ async fn a_slow_body_is_timed_out() {
         let mut stream = connect(&fleet).await;
         let head = login_head(&format!("content-length: 100\r\n{header}\r\n{{"));
         stream.write_all(head.as_bytes()).await.unwrap();
-        read_answer(&mut stream).await.expect_problem(408, "body_timeout");
+        Reply::read(&mut stream).await.expect_problem(408, "body_timeout");
     }
 }
 
@@ -139,17 +119,29 @@ async fn a_slow_body_is_timed_out() {
 async fn what_is_no_http_is_refused_and_the_connection_closed() {
     let fleet = Fleet::one().await;
     let huge = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(200_000));
-    for (bytes, status) in [
-        (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..], 400),
-        (b"GET / HTTP/9.9\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nbad header\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
-        (huge.as_bytes(), 431),
+    let (malformed, large) = ((400, "malformed_request"), (431, "headers_too_large"));
+    for (bytes, (status, code)) in [
+        (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..], malformed),
+        (b"GET / HTTP/9.9\r\n\r\n", malformed),
+        (b"GET / HTTP/1.1\r\nbad header\r\n\r\n", malformed),
+        (b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", malformed),
+        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", malformed),
+        (huge.as_bytes(), large),
     ] {
-        let mut stream = connect(&fleet).await;
-        stream.write_all(bytes).await.unwrap();
-        assert_eq!(read_answer(&mut stream).await.status, status);
+        // Also when it follows a good request.
+        for before in [&b""[..], b"GET /health/live HTTP/1.1\r\n\r\n"] {
+            let mut stream = connect(&fleet).await;
+            stream.write_all(before).await.unwrap();
+            if !before.is_empty() {
+                let mut answer = [0; 4_096];
+                timeout(HANG, stream.read(&mut answer)).await.expect("a hang").unwrap();
+                assert!(answer.starts_with(b"HTTP/1.1 200 "));
+            }
+            stream.write_all(bytes).await.unwrap();
+            let reply = Reply::read(&mut stream).await;
+            reply.expect_problem(status, code);
+            assert_eq!(reply.header("connection"), "close");
+        }
     }
 }
 

@@ -25,6 +25,7 @@ mod idempotency;
 mod limits;
 mod operations;
 mod orders;
+mod overload;
 mod plans;
 mod pool;
 mod products;

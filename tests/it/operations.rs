@@ -204,6 +204,14 @@ async fn the_documentation_works_offline() {
             };
             let asset = fleet.client.get(&target).await;
             assert_eq!((asset.status, asset.body.is_empty()), (200, false), "{target}");
+            if ["/v1/", "/health"].iter().any(|live| target.starts_with(live)) {
+                continue;
+            }
+            assert_eq!(asset.header("cache-control"), "public, max-age=300");
+            let known = [("if-none-match", asset.header("etag"))];
+            let again = get_with(&fleet.client, &target, &known).await;
+            assert_eq!((again.status, again.body.is_empty()), (304, true), "{target}");
+            assert_eq!(again.header("etag"), asset.header("etag"));
         }
         let policy = page.header("content-security-policy");
         assert!(policy.contains("default-src 'self'") || policy.contains("default-src 'none'"));

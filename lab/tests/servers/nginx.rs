@@ -222,6 +222,10 @@ fn nginx_s_own_errors_are_problems() {
     is_problem(&request(port, "GET", "/", &many), 431);
     is_problem(&send(port, "GET / HTTP/1.1\r\nConnection: close\r\n\r\n"), 400);
     is_problem(&send(port, "nonsense\r\n\r\n"), 400);
+    is_problem(&request(port, "TRACE", "/", ""), 405);
+    let odd = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n";
+    is_problem(&send(port, odd), 501);
+    is_problem(&send(port, "GET / HTTP/9.9\r\nHost: a\r\n\r\n"), 505);
     assert!(get(port, "/health/ready").starts_with("HTTP/1.1 200"));
     let known = backend.requests();
     assert_eq!(known, 1, "a refused request reached the API");

@@ -12,9 +12,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, response::IntoResponse};
-use http::{StatusCode, header};
-use http_body_util::BodyExt;
+use axum::{Router, body::Body};
 use hyper::{
     body::{Body as _, Incoming},
     server::conn::http1,
@@ -28,10 +26,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use uuid::Uuid;
 
-use super::{client_ip::Peer, error::ApiError};
-use crate::platform::context::Context;
+use super::{
+    client_ip::Peer,
+    handwritten::{head_timeout, too_many_connections, unreadable, written},
+    muted::Muted,
+};
 
 /// Larger than what [`super::layers`] accepts, so that a head that is a little too large gets a
 /// problem document instead of hyper's bare status.
@@ -66,7 +66,7 @@ pub(super) async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(READ_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Muted::new(stream)), service);
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = closing.cancelled() => {
@@ -75,18 +75,29 @@ pub(super) async fn serve(
         }
     };
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
+    let (mut stream, held_back) = parts.io.into_inner().into_parts();
     if let Err(error) = &ended {
         tracing::debug!(%error, %peer, "connection ended");
         // A connection that was only idle is closed without a word: an answer to nothing would
         // be taken for that to the next request.
-        if error.is_timeout() && !parts.read_buf.is_empty() {
-            let _ = timeout(LINGER, stream.write_all(&head_timeout().await)).await;
+        let answer = match held_back {
+            Some(status) => Some(unreadable(status)),
+            None => (error.is_timeout() && !parts.read_buf.is_empty()).then(head_timeout),
+        };
+        if let Some(answer) = answer {
+            let _ = timeout(LINGER, stream.write_all(&written(answer).await)).await;
         }
     }
     if ended.is_err() || refused.load(Ordering::Relaxed) {
         linger(&mut stream).await;
     }
+}
+
+/// Says that there are too many connections, to whoever is still there to read it.
+pub(super) async fn refuse(mut stream: TcpStream) {
+    let answer = written(too_many_connections()).await;
+    let _ = timeout(LINGER, stream.write_all(&answer)).await;
+    linger(&mut stream).await;
 }
 
 /// Reads on after the answer, for a while. Closing a socket with unread input resets the
@@ -97,29 +108,4 @@ async fn linger(stream: &mut TcpStream) {
         copy(stream, &mut sink()).await
     };
     let _ = timeout(LINGER, drain).await;
-}
-
-/// 408 for a head that did not arrive in time, written by hand: there was no request to answer.
-async fn head_timeout() -> Vec<u8> {
-    let request_id = Uuid::now_v7().to_string();
-    let context = Arc::new(Context::new(request_id, None, std::time::Instant::now()));
-    let request_id = context.request_id.clone();
-    let answer = async {
-        let detail = "The head of the request took too long to arrive.";
-        let error = ApiError::new(StatusCode::REQUEST_TIMEOUT, "head_timeout", detail);
-        error.into_response().into_body().collect().await
-    };
-    let body = context.scope(answer).await.map(|body| body.to_bytes()).unwrap_or_default();
-    let mut bytes = format!(
-        "HTTP/1.1 {}\r\n{}: application/problem+json\r\n{}: {}\r\n{}: close\r\n\
-         x-request-id: {request_id}\r\n\r\n",
-        StatusCode::REQUEST_TIMEOUT,
-        header::CONTENT_TYPE,
-        header::CONTENT_LENGTH,
-        body.len(),
-        header::CONNECTION,
-    )
-    .into_bytes();
-    bytes.extend_from_slice(&body);
-    bytes
 }

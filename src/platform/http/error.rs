@@ -130,6 +130,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(Duration::from_secs(1))
     }
 
+    /// More than can be done in time; it was refused before any work was spent on it.
+    pub fn overloaded(detail: &'static str) -> Self {
+        Self::unavailable("overloaded", detail)
+    }
+
     /// A mistake of ours. `cause` goes to the log.
     pub fn internal(cause: impl Into<anyhow::Error>) -> Self {
         Self::new(
@@ -160,6 +165,9 @@ impl ApiError {
         let cause = self.cause.as_ref().map(|cause| format!("{cause:#}"));
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(status, code, cause, "request failed");
+        } else if self.code == "overloaded" && cause.is_none() {
+            // Counted where it was refused. A warning for each would cost more than it did.
+            tracing::debug!(status, code, "request shed");
         } else if self.status.is_server_error() {
             tracing::warn!(status, code, cause, "request failed");
         } else if matches!(self.status.as_u16(), 401 | 403 | 429) {
@@ -264,7 +272,7 @@ impl From<passwords::Error> for ApiError {
     fn from(error: passwords::Error) -> Self {
         match error {
             passwords::Error::Busy => {
-                Self::unavailable("overloaded", "Too many log-ins at once; try again shortly.")
+                Self::overloaded("Too many log-ins at once; try again shortly.")
             }
             passwords::Error::Bug(cause) => Self::internal(cause),
         }

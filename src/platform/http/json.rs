@@ -12,7 +12,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::error::{ApiError, FieldError};
+use super::{
+    admission::ClientWait,
+    error::{ApiError, FieldError},
+};
 use crate::platform::context;
 
 /// A JSON body holds names and numbers; files go to S3.
@@ -60,7 +63,14 @@ pub(super) async fn read(parts: &Parts, body: Body) -> Result<Bytes, ApiError> {
     }
     let BodyTimeout(limit) = parts.extensions.get().copied().unwrap_or(BodyTimeout::DEFAULT);
     let limit = context::remaining(limit).saturating_sub(TIME_TO_ANSWER);
-    let collected = timeout(limit, Limited::new(body, MAX_BYTES).collect()).await;
+    let body = Limited::new(body, MAX_BYTES).collect();
+    let body = async {
+        match parts.extensions.get::<ClientWait>() {
+            Some(wait) => wait.during(body).await,
+            None => body.await,
+        }
+    };
+    let collected = timeout(limit, body).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),

@@ -1,24 +1,33 @@
 //! Accepts connections, and ends without cutting any request short.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::connection;
-use crate::platform::shutdown::Tasks;
+use super::{
+    connection,
+    connections::{self, Connections, Counts},
+};
+use crate::platform::{metrics::Metrics, shutdown::Tasks};
 
 /// How long to leave `accept` alone after it failed for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many refused connections are told so at the same time. Others are closed without a word:
+/// telling takes a descriptor and some memory, which is what there is too little of.
+const TOLD_AT_ONCE: usize = 64;
 
 #[derive(Clone)]
 pub struct Config {
     /// For the head of a request, from its first byte on an idle connection.
     pub header_timeout: Duration,
+    pub connections: connections::Config,
     /// How long readiness says no before the listener closes: time for balancers to notice.
     pub drain_delay: Duration,
     /// How long requests in flight may take after that.
@@ -28,13 +37,16 @@ pub struct Config {
 /// Serves `router` on every listener until `shutdown` completes, then drains: readiness says no
 /// and every answer closes its connection, then the listeners close, then what is in flight ends.
 ///
-/// Returns `false` if the cap had to cut requests off.
+/// # Errors
+/// A metric is registered twice.
 pub async fn serve(
     listeners: Vec<(TcpListener, Router)>,
     config: &Config,
+    metrics: &Metrics,
     tasks: &Tasks,
     shutdown: impl Future<Output = ()>,
-) -> bool {
+) -> prometheus::Result<()> {
+    let counts = Counts::new(metrics)?;
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
     let cutting = CancellationToken::new();
@@ -43,6 +55,8 @@ pub async fn serve(
         let acceptor = Acceptor {
             router,
             header_timeout: config.header_timeout,
+            open: Arc::new(Connections::new(&config.connections, counts.clone())),
+            refusals: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
             connections: connections.clone(),
             closing: closing.clone(),
             cutting: cutting.clone(),
@@ -62,18 +76,19 @@ pub async fn serve(
     closing.cancel();
     connections.close();
     tracing::info!(connections = connections.len(), "no longer accepting");
-    let finished = timeout(config.drain_cap, connections.wait()).await.is_ok();
-    if !finished {
+    if timeout(config.drain_cap, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "drain cap reached: cutting them off");
         cutting.cancel();
         connections.wait().await;
     }
-    finished
+    Ok(())
 }
 
 struct Acceptor {
     router: Router,
     header_timeout: Duration,
+    open: Arc<Connections>,
+    refusals: Arc<Semaphore>,
     connections: TaskTracker,
     /// Idle connections end at once, busy ones after their request.
     closing: CancellationToken,
@@ -104,11 +119,16 @@ impl Acceptor {
         }
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "connections have a tracker of their own: they end before the tasks do"
-    )]
     fn spawn(&self, stream: TcpStream, peer: SocketAddr) {
+        let Some(open) = self.open.open(peer.ip()) else {
+            if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
+                self.track(async move {
+                    connection::refuse(stream).await;
+                    drop(permit);
+                });
+            }
+            return;
+        };
         let connection = connection::serve(
             stream,
             peer,
@@ -116,6 +136,17 @@ impl Acceptor {
             self.header_timeout,
             self.closing.clone(),
         );
+        self.track(async move {
+            connection.await;
+            drop(open);
+        });
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "connections have a tracker of their own: they end before the tasks do"
+    )]
+    fn track(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let connection = self.cutting.clone().run_until_cancelled_owned(connection);
         tokio::spawn(self.connections.track_future(connection));
     }

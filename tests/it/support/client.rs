@@ -209,6 +209,13 @@ impl Reply {
         if self.body.is_empty() { Value::Null } else { self.json() }
     }
 
+    /// The body as text, if the status is `status`.
+    #[track_caller]
+    pub fn expect_text(&self, status: u16) -> &str {
+        assert_eq!(self.status, status);
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))

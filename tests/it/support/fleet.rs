@@ -204,6 +204,8 @@ fn environment_of(topology: &Topology, database: &str) -> HashMap<String, String
         ("SHOAL_RATE_LIMIT_DEFAULT", "1000000/60".to_owned()),
         ("SHOAL_RATE_LIMIT_WRITE", "1000000/60".to_owned()),
         ("SHOAL_RATE_LIMIT_LOGIN_IP", "1000000/60".to_owned()),
+        // Neither to be refused because the machine is busy with other tests.
+        ("SHOAL_CONCURRENCY_MIN", "1024".to_owned()),
         ("SHOAL_DRAIN_DELAY_MS", "0".to_owned()),
         // Many fleets share one Postgres.
         ("SHOAL_DB_POOL_SIZE", "5".to_owned()),

@@ -5,12 +5,14 @@ mod client;
 mod cluster;
 mod database;
 mod fleet;
+mod raw;
 
 pub use self::{
     client::{Client, PASSWORD, Reply, order},
     cluster::Cluster,
     database::Database,
     fleet::{Fleet, environment},
+    raw::HANG,
 };
 
 use lab::{
