@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lab::commands::{down, logs, prepare, status, test, up};
+use lab::commands::{down, fault, logs, prepare, status, test, up};
 use lab::s3;
 use lab::{Error, Result};
 
@@ -41,6 +41,21 @@ enum Command {
         /// Build the API with optimisations.
         #[arg(long)]
         release: bool,
+        /// Put a proxy before every server, so that `cargo lab fault` can break what the API leans on.
+        #[arg(long)]
+        faults: bool,
+        /// A Redis Cluster of three nodes instead of a single Redis.
+        #[arg(long)]
+        redis_cluster: bool,
+    },
+    /// Break and heal parts of the lab that runs with --faults in another terminal.
+    ///
+    /// Without arguments: what can be broken, how, and what is wrong now. Faults last until they are cleared.
+    #[command(after_help = FAULT_EXAMPLES)]
+    Fault {
+        /// A target, a fault and its time; or `clear`; or a target and `clear`.
+        #[arg(value_name = "WORD")]
+        words: Vec<String>,
     },
     /// Run the tests against servers of their own, and stop them.
     Test {
@@ -83,6 +98,15 @@ enum Command {
     },
 }
 
+const FAULT_EXAMPLES: &str = "\
+Examples:
+  cargo lab fault redis down             refuse connections; also latency 2s, drop, drop-replies, reset
+  cargo lab fault pg-replica-1 lag 10s   replay 10 s late; also pause
+  cargo lab fault pgbouncer restart      end the primary's PgBouncer and start it again
+  cargo lab fault api-2 kill             SIGKILL; also stop (SIGSTOP), cont, term
+  cargo lab fault redis clear            heal one
+  cargo lab fault clear                  heal everything";
+
 fn main() -> ExitCode {
     match run(CommandLine::parse().command) {
         Ok(code) => ExitCode::from(code),
@@ -95,9 +119,19 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<u8> {
     match command {
-        Command::Up { replicas, port, fresh, services_only, release } => {
-            up::run(&up::Options { replicas, port, fresh, services_only, release }).map(|()| 0)
+        Command::Up { replicas, port, fresh, services_only, release, faults, redis_cluster } => {
+            let options = up::Options {
+                replicas,
+                port,
+                fresh,
+                services_only,
+                release,
+                faults,
+                redis_cluster,
+            };
+            up::run(&options).map(|()| 0)
         }
+        Command::Fault { words } => fault::run(&words).map(|()| 0),
         Command::Test { .. } => test::run(&arguments_of_test()),
         Command::Status => status::run().map(|()| 0),
         Command::Down => down::run().map(|()| 0),

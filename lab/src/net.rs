@@ -23,6 +23,15 @@ pub(crate) fn replies(port: u16, request: &str, expected: &str) -> bool {
     exchange.is_ok() && reply == expected.as_bytes()
 }
 
+/// Sends requests of which the last makes the server hang up, and answers all that it said.
+pub(crate) fn converse(port: u16, requests: &str) -> Option<String> {
+    let mut connection = connect(port)?;
+    connection.write_all(requests.as_bytes()).ok()?;
+    let mut replies = String::new();
+    connection.read_to_string(&mut replies).ok()?;
+    Some(replies)
+}
+
 /// Posts JSON and answers the status; `None` if there was no HTTP answer.
 pub(crate) fn post_json(port: u16, path: &str, body: &str) -> Option<u16> {
     let mut connection = connect(port)?;

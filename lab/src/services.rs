@@ -9,7 +9,7 @@ use crate::ports::{Port, fixed};
 use crate::postgres::{self, Postgres, create_roles};
 use crate::process::Process;
 use crate::progress::Progress;
-use crate::redis::Redis;
+use crate::redis::{ClusterPorts, Redis, RedisCluster};
 use crate::s3::{self, S3Process};
 use crate::site::Site;
 use crate::topology::{Login, S3Account, TEMPLATE_DATABASE, Topology};
@@ -22,8 +22,14 @@ pub(crate) const REPLICAS: usize = 2;
 pub(crate) struct ServicePorts {
     /// Postgres and PgBouncer; the primary's first.
     nodes: Vec<(Port, Port)>,
-    redis: Port,
+    redis: RedisPorts,
     s3: Port,
+}
+
+#[derive(Debug)]
+enum RedisPorts {
+    One(Port),
+    Cluster(Vec<ClusterPorts>),
 }
 
 impl ServicePorts {
@@ -36,9 +42,21 @@ impl ServicePorts {
         };
         Ok(Self {
             nodes: (0..=REPLICAS).zip(0..).map(node).collect::<Result<_>>()?,
-            redis: Port::fixed(fixed::REDIS, "redis")?,
+            redis: RedisPorts::One(Port::fixed(fixed::REDIS, "redis")?),
             s3: Port::fixed(fixed::S3, "s3")?,
         })
+    }
+
+    /// The same with a cluster, whose nodes announce themselves at their ports plus `announced_offset`.
+    pub(crate) fn fixed_with_redis_cluster(announced_offset: u16) -> Result<Self> {
+        let node = |offset: u16| {
+            let name = format!("redis-{}", offset + 1);
+            let clients = Port::fixed(fixed::REDIS + offset, &name)?;
+            let bus = Port::fixed(fixed::REDIS_BUS + offset, &name)?;
+            Ok(ClusterPorts { announced: clients.number() + announced_offset, clients, bus })
+        };
+        let nodes = (0..3).map(node).collect::<Result<_>>()?;
+        Ok(Self { redis: RedisPorts::Cluster(nodes), ..Self::fixed()? })
     }
 
     /// Free ports, for `cargo lab test`.
@@ -47,7 +65,7 @@ impl ServicePorts {
             nodes: (0..=REPLICAS)
                 .map(|_| Ok((Port::free()?, Port::free()?)))
                 .collect::<Result<_>>()?,
-            redis: Port::free()?,
+            redis: RedisPorts::One(Port::free()?),
             s3: Port::free()?,
         })
     }
@@ -58,8 +76,46 @@ impl ServicePorts {
 pub(crate) struct Services {
     replicas: Vec<Node>,
     primary: Node,
-    redis: Redis,
+    redis: RunningRedis,
     s3: S3Process,
+}
+
+#[derive(Debug)]
+enum RunningRedis {
+    One(Redis),
+    Cluster(RedisCluster),
+}
+
+impl RunningRedis {
+    fn start(site: &Site, ports: RedisPorts) -> Result<Self> {
+        match ports {
+            RedisPorts::One(port) => Redis::start(site, "redis", port).map(Self::One),
+            RedisPorts::Cluster(ports) => {
+                RedisCluster::start_on(site, "redis", ports).map(Self::Cluster)
+            }
+        }
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Self::One(redis) => redis.url(),
+            Self::Cluster(cluster) => cluster.url(),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::One(redis) => vec![redis.name().to_owned()],
+            Self::Cluster(cluster) => cluster.names(),
+        }
+    }
+
+    fn nodes(&mut self) -> &mut [Redis] {
+        match self {
+            Self::One(redis) => std::slice::from_mut(redis),
+            Self::Cluster(cluster) => cluster.nodes(),
+        }
+    }
 }
 
 impl Services {
@@ -75,7 +131,7 @@ impl Services {
         // Everything runs side by side except what needs the primary.
         thread::scope(|scope| {
             let redis = scope
-                .spawn(|| watched(progress, "Redis", || Redis::start(site, "redis", ports.redis)));
+                .spawn(|| watched(progress, "Redis", || RunningRedis::start(site, ports.redis)));
             let s3 =
                 scope.spawn(|| watched(progress, "S3", || S3Process::start(site, "s3", ports.s3)));
             let primary = start_primary(site, primary_ports.0, database, progress)?;
@@ -134,6 +190,18 @@ impl Services {
         }
     }
 
+    /// The names of the servers that the topology's URL of Redis lists.
+    pub(crate) fn redis_names(&self) -> Vec<String> {
+        self.redis.names()
+    }
+
+    /// The Postgres of this name.
+    pub(crate) fn postgres(&mut self, name: &str) -> Option<&mut Postgres> {
+        let nodes = std::iter::once(&mut self.primary).chain(&mut self.replicas);
+        let (_, node) = (0..).zip(nodes).find(|(number, _)| postgres_name(*number) == name)?;
+        Some(&mut node.postgres)
+    }
+
     /// Name, address and process of each, in the order in which they lean on each other.
     pub(crate) fn processes(&mut self) -> Vec<(u16, &mut Process)> {
         let nodes = std::iter::once(&mut self.primary).chain(&mut self.replicas);
@@ -143,7 +211,7 @@ impl Services {
             poolers.push((node.pooler.port(), node.pooler.process()));
         }
         databases.append(&mut poolers);
-        databases.push((self.redis.port(), self.redis.process()));
+        databases.extend(self.redis.nodes().iter_mut().map(|node| (node.port(), node.process())));
         databases.push((self.s3.port(), self.s3.process()));
         databases
     }

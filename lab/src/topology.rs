@@ -34,7 +34,7 @@ pub struct Topology {
     pub app: Login,
     /// PgBouncer's console: log in to the database `pgbouncer` at a pooler's port.
     pub pgbouncer_admin: Login,
-    /// Redis.
+    /// Redis; several URLs, parted by commas, are the nodes of a cluster.
     pub redis_url: String,
     /// The S3 server.
     pub s3: S3Account,

@@ -1,12 +1,15 @@
 //! The commands of `cargo lab`, one file each.
 
 pub mod down;
+pub mod fault;
 pub mod logs;
 pub mod prepare;
 pub mod status;
 pub mod test;
 pub mod up;
 
+mod front;
+mod running;
 mod supervise;
 mod table;
 

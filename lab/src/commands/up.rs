@@ -1,24 +1,22 @@
 //! `cargo lab up`: the whole system, in the foreground, until Ctrl-C.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::thread;
 
+use super::front::{Front, FrontPorts};
+use super::running::Running;
 use super::{supervise, table};
-use crate::api::{Api, Shoal};
-use crate::cargo;
 use crate::demo;
 use crate::error::{Context, Error, Result};
+use crate::fault::control::Control;
+use crate::fault::ways::Ways;
 use crate::interrupt;
-use crate::nginx::Nginx;
-use crate::ports::{Port, fixed};
-use crate::process::Process;
+use crate::ports::fixed;
 use crate::progress::Progress;
 use crate::services::{ServicePorts, Services};
 use crate::site::{Profile, Site};
 use crate::state::{self, Lock};
-use crate::topology::{DATABASE, Topology};
+use crate::topology::DATABASE;
 
 /// What the command line said.
 #[derive(Clone, Debug)]
@@ -33,6 +31,10 @@ pub struct Options {
     pub services_only: bool,
     /// An optimised API.
     pub release: bool,
+    /// A proxy before every server, for `cargo lab fault`.
+    pub faults: bool,
+    /// A Redis Cluster instead of a single Redis.
+    pub redis_cluster: bool,
 }
 
 /// Starts everything, waits for Ctrl-C, stops everything.
@@ -46,36 +48,55 @@ pub fn run(options: &Options) -> Result<()> {
     if options.fresh {
         wipe(&dir)?;
     }
-    let service_ports = ServicePorts::fixed()?;
+    let ports = if options.redis_cluster {
+        ServicePorts::fixed_with_redis_cluster(announced_offset(options))?
+    } else {
+        ServicePorts::fixed()?
+    };
     let front_ports = FrontPorts::reserve(options)?;
     let site = Site::new(&dir, binaries, Profile::Durable)?;
 
-    let mut services = Services::start(&site, service_ports, DATABASE, &progress)?;
+    let services = Services::start(&site, ports, DATABASE, &progress)?;
     let topology = services.topology(&site);
     topology.write(&site)?;
-    let mut front = match front_ports {
-        Some(ports) => Some(Front::start(&site, &topology, ports, options, &progress)?),
+    let ways = match options.faults {
+        true => Some(Ways::before(&topology, &services.redis_names())?),
+        false => None,
+    };
+    let seen_by_the_api = match &ways {
+        Some(ways) => ways.lead_through(&topology)?,
+        None => topology,
+    };
+    let front = match front_ports {
+        Some(ports) => Some(Front::start(&site, &seen_by_the_api, ports, options, &progress)?),
         None => None,
     };
 
-    let mut processes = services.processes();
-    processes.extend(front.iter_mut().flat_map(Front::processes));
-    let rows: Vec<_> =
-        processes.iter().map(|(port, process)| table::Row::new(*port, process)).collect();
+    let mut running = Running::new(front, ways, services);
+    let control = options.faults.then(|| Control::listen(&dir)).transpose()?;
+    let rows = running.rows();
     table::save(&dir, &rows)?;
     println!("\n{}", table::render(&rows));
     match options.services_only {
         true => println!("  Addresses and passwords: {}", dir.join("topology.json").display()),
         false => println!("{}", demo::introduction(options.port)),
     }
+    if options.faults {
+        println!("  `cargo lab fault` shows what can be broken, and how.");
+    }
     println!("  Ctrl-C stops everything; the data is kept.");
-    supervise::until_interrupted(processes);
+    supervise::until_interrupted(&dir, &mut running, control.as_ref())?;
 
     let step = progress.step("Stopping");
-    drop(front);
-    drop(services);
+    drop(control);
+    drop(running);
     step.done();
     Ok(())
+}
+
+/// Nodes of a cluster tell clients where the others are: with proxies, behind those.
+fn announced_offset(options: &Options) -> u16 {
+    if options.faults { fixed::FAULTS } else { 0 }
 }
 
 fn already_running(dir: &Path) -> Error {
@@ -94,87 +115,4 @@ fn wipe(dir: &Path) -> Result<()> {
         removed.cannot(|| format!("remove {}", path.display()))?;
     }
     Ok(())
-}
-
-/// Ports of what stands before the services.
-struct FrontPorts {
-    nginx: Port,
-    apis: Vec<Port>,
-}
-
-impl FrontPorts {
-    fn reserve(options: &Options) -> Result<Option<Self>> {
-        if options.services_only {
-            return Ok(None);
-        }
-        let api = |number: u16| Port::fixed(fixed::API + number, &format!("api-{number}"));
-        Ok(Some(Self {
-            nginx: Port::fixed(options.port, "nginx")?,
-            apis: (1..=options.replicas).map(api).collect::<Result<_>>()?,
-        }))
-    }
-}
-
-/// The API replicas and nginx, which is stopped first.
-struct Front {
-    nginx: Nginx,
-    apis: Vec<Api>,
-}
-
-impl Front {
-    fn start(
-        site: &Site,
-        topology: &Topology,
-        ports: FrontPorts,
-        options: &Options,
-        progress: &Progress,
-    ) -> Result<Self> {
-        cargo::build_api(options.release)?;
-        let profile = if options.release { "release" } else { "debug" };
-        let shoal =
-            Shoal::new(topology, DATABASE, &cargo::target_dir()?.join(profile).join("shoal"))
-                .with_signing_key(site)?;
-
-        let step = progress.step("Migrations");
-        shoal.run(&["migrate"], "", "run the migrations")?;
-        step.done();
-        let step = progress.step("Demo products and administrator");
-        demo::load(&shoal)?;
-        step.done();
-
-        let step = progress.step(format!("API replicas ({})", ports.apis.len()));
-        let apis = start_apis(site, ports.apis, &shoal)?;
-        step.done();
-        let step = progress.step("nginx");
-        let upstreams: Vec<_> =
-            apis.iter().map(|api| SocketAddr::from((Ipv4Addr::LOCALHOST, api.port()))).collect();
-        let nginx = Nginx::start(site, "nginx", ports.nginx, &upstreams)?;
-        step.done();
-        demo::register_customer(nginx.port())?;
-        Ok(Self { nginx, apis })
-    }
-
-    fn processes(&mut self) -> Vec<(u16, &mut Process)> {
-        let mut all: Vec<_> = self.apis.iter_mut().map(|api| (api.port(), api.process())).collect();
-        all.push((self.nginx.port(), self.nginx.process()));
-        all
-    }
-}
-
-fn start_apis(site: &Site, ports: Vec<Port>, shoal: &Shoal) -> Result<Vec<Api>> {
-    thread::scope(|scope| {
-        let start = |(number, port): (usize, Port)| {
-            scope.spawn(move || Api::start(site, &format!("api-{number}"), port, shoal))
-        };
-        let starting: Vec<_> = (1..).zip(ports).map(start).collect();
-        let started: Vec<_> = starting.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        started
-            .into_iter()
-            .map(|api| {
-                api.unwrap_or_else(|_| {
-                    Err(Error::new("a thread that started an API replica panicked"))
-                })
-            })
-            .collect()
-    })
 }

@@ -1,9 +1,14 @@
 //! Faults on the way to a server: a TCP proxy that stands before it and can be told to misbehave.
 //!
-//! The server itself stays well, so a test can share it, and what is broken is healed at once.
+//! The server itself stays well, so a test can share it, and what is broken is healed at once. In
+//! `cargo lab up --faults` such a proxy stands before every server (`ways`), and `cargo lab fault` is told
+//! to the lab (`control`) in a few `words`.
 
 mod connection;
+pub(crate) mod control;
 mod proxy;
+pub(crate) mod ways;
+pub(crate) mod words;
 
 use std::time::Duration;
 

@@ -16,14 +16,18 @@ pub mod fixed {
     pub const POSTGRES: u16 = 15432;
     /// PgBouncer: the primary's here, that of replica N at this plus N.
     pub const PGBOUNCER: u16 = 16432;
-    /// Redis.
+    /// Redis; node N of a cluster at this plus N - 1.
     pub const REDIS: u16 = 16379;
+    /// Where the nodes of a Redis Cluster meet.
+    pub const REDIS_BUS: u16 = 17379;
     /// The S3 server.
     pub const S3: u16 = 19000;
     /// The API: replica N at this plus N, beginning with 1.
     pub const API: u16 = 3000;
     /// nginx, unless `--port` says otherwise.
     pub const NGINX: u16 = 8080;
+    /// With `--faults`, the proxy before a server: at the server's port plus this.
+    pub const FAULTS: u16 = 10_000;
 }
 
 /// Free ports are drawn from below the kernel's range for outgoing connections (32768 and up), where

@@ -1,5 +1,6 @@
 //! Postgres: a primary, and streaming replicas copied from it.
 
+mod in_memory;
 mod own;
 mod replay;
 

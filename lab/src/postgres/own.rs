@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use super::in_memory::InMemory;
 use super::{Follows, Postgres, StopSignal, clear, create_roles, make_standby, marker};
 use crate::api::Shoal;
 use crate::error::{Context, Error, Result};
@@ -16,7 +17,7 @@ use crate::ports::Port;
 use crate::psql::Psql;
 use crate::run::output_of;
 use crate::services::joined;
-use crate::site::Site;
+use crate::site::{Site, make_dir};
 use crate::topology::{DATABASE, PostgresNode, Topology};
 
 /// The site, below the topology's, whose data directory all are copied from.
@@ -40,7 +41,10 @@ pub struct OwnPostgres {
 
 /// The files of a site, which go with it.
 #[derive(Debug)]
-struct Files(PathBuf);
+struct Files {
+    dir: PathBuf,
+    _data: Option<InMemory>,
+}
 
 impl OwnPostgres {
     /// Starts one. The first of a test run makes the template, with the schema that `shoal`, the service's
@@ -50,8 +54,7 @@ impl OwnPostgres {
             return Err(Error::new(format!("{replicas} replicas are more than {MOST_REPLICAS}")));
         }
         let template = template(topology, shoal)?;
-        let site = Site::beside(topology, &unique_name())?;
-        let files = Files(site.dir().to_owned());
+        let (site, files) = site(topology)?;
         for number in 0..=replicas {
             copy(&site, &template, number)?;
         }
@@ -76,15 +79,19 @@ impl Drop for Files {
     fn drop(&mut self) {
         // The logs of a test that failed are worth keeping.
         if !thread::panicking() {
-            let _ = fs::remove_dir_all(&self.0);
+            let _ = fs::remove_dir_all(&self.dir);
         }
     }
 }
 
-fn unique_name() -> String {
+fn site(topology: &Topology) -> Result<(Site, Files)> {
     static STARTED: AtomicUsize = AtomicUsize::new(0);
     let number = STARTED.fetch_add(1, Ordering::Relaxed);
-    format!("own-postgres-{}-{number}", std::process::id())
+    let name = format!("own-postgres-{}-{number}", std::process::id());
+    let dir = topology.scratch_dir(&name);
+    make_dir(&dir)?;
+    let files = Files { _data: InMemory::link(&dir.join("data"))?, dir };
+    Ok((Site::beside(topology, &name)?, files))
 }
 
 /// A data directory that was shut down cleanly, so that copies of it start at once and are the same.

@@ -8,5 +8,6 @@ mod fault;
 mod nginx;
 mod own_postgres;
 mod postgres;
+mod redis_cluster;
 mod s3;
 mod scratch;

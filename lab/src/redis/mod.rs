@@ -1,6 +1,10 @@
-//! Redis.
+//! Redis: a single one, or a cluster.
+
+mod cluster;
 
 use std::time::Duration;
+
+pub use cluster::{ClusterPorts, RedisCluster};
 
 use crate::error::Result;
 use crate::net::replies;
@@ -20,6 +24,11 @@ pub struct Redis {
 impl Redis {
     /// Starts one.
     pub fn start(site: &Site, name: &str, port: Port) -> Result<Self> {
+        Self::start_with(site, name, port, &[])
+    }
+
+    /// Starts one with more settings, each a name and its value.
+    fn start_with(site: &Site, name: &str, port: Port, settings: &[(&str, &str)]) -> Result<Self> {
         let dir = site.make_data_dir(name)?;
         let launch = site
             .launch(name, &site.binaries.redis_server)
@@ -31,6 +40,9 @@ impl Redis {
         // Full means that writes are refused. Eviction could drop the mark of a newer write and so let an
         // older value into the cache.
         let launch = launch.args(["--maxmemory", "256mb", "--maxmemory-policy", "noeviction"]);
+        let launch = settings
+            .iter()
+            .fold(launch, |launch, (name, value)| launch.args([&format!("--{name}"), *value]));
         let mut redis = Self { process: Process::start(launch)?, port };
         redis.wait_until_ready()?;
         Ok(redis)
@@ -40,6 +52,12 @@ impl Redis {
     pub fn wait_until_ready(&mut self) -> Result<()> {
         let port = self.port();
         self.process.wait_until(READY_WITHIN, || replies(port, "PING\r\n", "+PONG"))
+    }
+
+    /// Its name in the lab.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.process.name()
     }
 
     /// Its URL.
