@@ -20,6 +20,7 @@
 
 pub mod account;
 pub mod api;
+pub mod bench;
 pub mod commands;
 pub mod error;
 pub mod install;

@@ -10,9 +10,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lab::bench::baseline;
 use lab::commands::{down, logs, prepare, status, test, up};
 use lab::s3;
 use lab::{Error, Result};
+
+/// As in the service: the bare servers of `bench` are to differ from it by nothing else.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Starts Shoal's whole topology on this machine, without Docker, and runs the tests against it.
 #[derive(Parser)]
@@ -81,6 +86,16 @@ enum Command {
         #[arg(long)]
         secret_key: Option<String>,
     },
+    /// Serve the bare handlers that `bench` compares the API with.
+    #[command(hide = true)]
+    BenchServer {
+        /// The port on loopback.
+        #[arg(long)]
+        port: u16,
+        /// Where the bodies are.
+        #[arg(long)]
+        redis_url: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -108,6 +123,13 @@ fn run(command: Command) -> Result<u8> {
             port,
             access_key: given_or_variable(access_key, "LAB_S3_ACCESS_KEY")?,
             secret_key: given_or_variable(secret_key, "LAB_S3_SECRET_KEY")?,
+        })
+        .map(|()| 0),
+        Command::BenchServer { port, redis_url } => baseline::run(&baseline::Settings {
+            port,
+            redis_url,
+            // Holds a password, which is to stay out of the process list.
+            database_url: given_or_variable(None, "LAB_BENCH_DATABASE_URL")?,
         })
         .map(|()| 0),
     }
