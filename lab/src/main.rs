@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use lab::bench::baseline;
-use lab::commands::{down, logs, prepare, status, test, up};
+use lab::bench::workloads::Workload;
+use lab::commands::{bench, down, logs, prepare, status, test, up};
 use lab::s3;
 use lab::{Error, Result};
 
@@ -86,6 +87,24 @@ enum Command {
         #[arg(long)]
         secret_key: Option<String>,
     },
+    /// Measure one replica on one core, side by side with bare handlers, pgbench and redis-benchmark.
+    Bench {
+        /// How long each measurement takes.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+        seconds: u64,
+        /// How often each is repeated, in turns with the others.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
+        rounds: u32,
+        /// One round of one second, to try it out.
+        #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
+        quick: bool,
+        /// Only these workloads, parted by commas.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<Workload>,
+        /// Where bench.json and bench.html go, instead of target/lab/bench.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Serve the bare handlers that `bench` compares the API with.
     #[command(hide = true)]
     BenchServer {
@@ -125,6 +144,10 @@ fn run(command: Command) -> Result<u8> {
             secret_key: given_or_variable(secret_key, "LAB_S3_SECRET_KEY")?,
         })
         .map(|()| 0),
+        Command::Bench { seconds, rounds, quick, only, out } => {
+            let (seconds, rounds) = if quick { (1, 1) } else { (seconds, rounds) };
+            bench::run(&bench::Options { seconds, rounds, only, out }).map(|()| 0)
+        }
         Command::BenchServer { port, redis_url } => baseline::run(&baseline::Settings {
             port,
             redis_url,
