@@ -101,6 +101,9 @@ enum Command {
         /// Only these workloads, parted by commas.
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<Workload>,
+        /// Measure the programs in target/release as they are.
+        #[arg(long)]
+        no_build: bool,
         /// Where bench.json and bench.html go, instead of target/lab/bench.
         #[arg(long)]
         out: Option<PathBuf>,
@@ -144,9 +147,10 @@ fn run(command: Command) -> Result<u8> {
             secret_key: given_or_variable(secret_key, "LAB_S3_SECRET_KEY")?,
         })
         .map(|()| 0),
-        Command::Bench { seconds, rounds, quick, only, out } => {
+        Command::Bench { seconds, rounds, quick, only, no_build, out } => {
             let (seconds, rounds) = if quick { (1, 1) } else { (seconds, rounds) };
-            bench::run(&bench::Options { seconds, rounds, only, out }).map(|()| 0)
+            let programs = if no_build { bench::Programs::AsBuilt } else { bench::Programs::Fresh };
+            bench::run(&bench::Options { seconds, rounds, only, programs, out }).map(|()| 0)
         }
         Command::BenchServer { port, redis_url } => baseline::run(&baseline::Settings {
             port,

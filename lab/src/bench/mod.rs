@@ -133,7 +133,9 @@ fn measure(
         }
         Kind::Pgbench | Kind::RedisBenchmark => None,
     };
-    send(wrk, stage, load, server, WARM_UP_SECONDS)?;
+    if server.is_some() {
+        send(wrk, stage, load, server, WARM_UP_SECONDS)?;
+    }
     let cache = plan.cache.filter(|_| kind == Kind::Service);
     let scrape = || cache.map(|_| Counters::scrape(stage.api.port())).transpose();
     let round_trips = || plan.counts_round_trips.then(|| stage.round_trips()).transpose();

@@ -28,8 +28,19 @@ pub struct Options {
     pub rounds: u32,
     /// All if there are none.
     pub only: Vec<Workload>,
+    /// Which programs are measured.
+    pub programs: Programs,
     /// Where the report goes.
     pub out: Option<PathBuf>,
+}
+
+/// Which programs are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// Those of the sources as they are.
+    Fresh,
+    /// Those that were built last, with optimisations.
+    AsBuilt,
 }
 
 /// Builds, starts, measures, stops, and tells.
@@ -44,7 +55,9 @@ pub fn run(options: &Options) -> Result<()> {
     let site_dir = dir.join("site");
     state::stop_orphans(&site_dir, &progress);
     state::remove(&site_dir)?;
-    cargo::build_bench()?;
+    if options.programs == Programs::Fresh {
+        cargo::build_bench()?;
+    }
     // After the build, which takes every core it gets.
     cores.keep_clear()?;
 
