@@ -42,7 +42,7 @@ impl Machine {
             ("wrk", version(wrk, "--version")),
         ];
         Self {
-            date: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+            date: now(),
             processor: field(&cpuinfo, "model name").unwrap_or("unknown").to_owned(),
             cores: cores.clone(),
             memory_mib: kilobytes / 1024,
@@ -51,6 +51,13 @@ impl Machine {
             programs: programs.into_iter().filter_map(|(name, v)| Some((name, v?))).collect(),
         }
     }
+}
+
+/// To the second, in UTC.
+fn now() -> String {
+    let now = OffsetDateTime::now_utc();
+    let now = now.replace_nanosecond(0).unwrap_or(now);
+    now.format(&Rfc3339).unwrap_or_default()
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {

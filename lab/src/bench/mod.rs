@@ -138,13 +138,13 @@ fn measure(
     }
     let cache = plan.cache.filter(|_| kind == Kind::Service);
     let scrape = || cache.map(|_| Counters::scrape(stage.api.port())).transpose();
-    let round_trips = || plan.counts_round_trips.then(|| stage.round_trips()).transpose();
+    let trips = || plan.round_trips.map(|per| stage.round_trips(per)).transpose();
 
-    let (counters, trips) = (scrape()?, round_trips()?);
+    let (counters, trips_before) = (scrape()?, trips()?);
     let began = Busy::now(stage.cores, server)?;
     let mut sample = send(wrk, stage, load, server, seconds)?;
     let ended = Busy::now(stage.cores, server)?;
-    let (counters_after, trips_after) = (scrape()?, round_trips()?);
+    let (counters_after, trips_after) = (scrape()?, trips()?);
 
     if interrupt::requested() {
         return Err(Error::interrupted());
@@ -155,15 +155,17 @@ fn measure(
         sample.cpu_seconds = Some(own.as_secs_f64());
         sample.disturbed = Some(all.saturating_sub(own).div_duration_f64(ended.at - began.at));
     }
-    let per_request = |count: f64| count / (sample.requests.max(1)) as f64;
     if let (Some(before), Some(after), Some(cache)) = (&counters, &counters_after, cache) {
         let hits = [("cache", cache), ("result", "hit")];
         let grown = after.growth(before, "cache_requests_total", &hits);
         // Requests that were on their way when wrk stopped were counted by the service only.
-        sample.hit_rate = grown.map(|hits| per_request(hits).min(1.0));
+        sample.hit_rate = grown.map(|hits| (hits / sample.requests.max(1) as f64).min(1.0));
     }
-    if let (Some(before), Some(after)) = (trips, trips_after) {
-        sample.round_trips = Some(per_request(after.saturating_sub(before) as f64));
+    if let (Some(before), Some(after)) = (trips_before, trips_after) {
+        sample.round_trips = after.per_order_since(&before).or_else(|| {
+            let requests = Some(sample.requests).filter(|count| *count > 0)?;
+            Some(after.since(&before) as f64 / requests as f64)
+        });
     }
     Ok(sample)
 }

@@ -118,7 +118,10 @@ impl Pgbench<'_> {
         let mut command = Command::new("taskset");
         command.args(["--cpu-list", self.core]);
         command.arg(self.topology.binaries.postgres_dir.join("pgbench"));
-        command.args(["--no-vacuum", "--protocol=prepared", "--jobs=1", "--log"]);
+        command.args(["--no-vacuum", "--protocol=prepared", "--log"]);
+        // A thread for each client: while one prepares its statements, which pgbench waits for, those that
+        // share its thread hold their server connections, and with all of them held it would wait for ever.
+        command.arg(format!("--jobs={}", self.connections));
         command.arg(format!("--log-prefix={}", log.display()));
         command.arg(format!("--client={}", self.connections));
         command.arg(format!("--time={seconds}")).arg("--file").arg(self.script);

@@ -11,6 +11,7 @@ use super::baseline;
 use super::cores::Cores;
 use super::data::{Data, HOT_PRODUCTS};
 use super::http;
+use super::workloads::Per;
 use crate::api::{Api, Shoal};
 use crate::error::{Context, Error, Result};
 use crate::net::accepts_connections;
@@ -95,12 +96,50 @@ impl<'a> Stage<'a> {
     }
 
     /// Round trips that the primary's PgBouncer has made for the clients of the database.
-    pub(super) fn round_trips(&self) -> Result<u64> {
+    pub(super) fn round_trips(&self, per: Per) -> Result<RoundTrips> {
+        let orders = (per == Per::Order).then(|| self.settled_orders()).transpose()?;
         let console = Psql::of_pooler(self.site, self.topology.primary.pooler_port);
         let table = console.run("\\pset tuples_only off\n\\pset footer off\nshow stats;\n")?;
-        parse_round_trips(&table, DATABASE).ok_or_else(|| {
+        let count = parse_round_trips(&table, DATABASE).ok_or_else(|| {
             Error::new(format!("cannot understand PgBouncer's statistics:\n{table}"))
-        })
+        })?;
+        Ok(RoundTrips { count, orders })
+    }
+
+    /// The number of orders, once those are placed that were on their way. Asked of Postgres itself: the
+    /// pooler is to count nothing but what is measured.
+    fn settled_orders(&self) -> Result<u64> {
+        let psql = Psql::new(self.site, self.topology.primary.port, DATABASE);
+        let mut last = None;
+        loop {
+            let text = psql.run("select count(*) from orders; select pg_sleep(0.1)")?;
+            let count = text.lines().next().and_then(|line| line.parse().ok());
+            let count = count.ok_or_else(|| Error::new(format!("{text} is no number")))?;
+            if last == Some(count) {
+                return Ok(count);
+            }
+            last = Some(count);
+        }
+    }
+}
+
+/// Counted at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RoundTrips {
+    count: u64,
+    orders: Option<u64>,
+}
+
+impl RoundTrips {
+    /// Made since `earlier`.
+    pub(super) fn since(&self, earlier: &Self) -> u64 {
+        self.count.saturating_sub(earlier.count)
+    }
+
+    /// Made since `earlier` for each order placed meanwhile; `None` if orders were not counted.
+    pub(super) fn per_order_since(&self, earlier: &Self) -> Option<f64> {
+        let orders = self.orders?.checked_sub(earlier.orders?).filter(|orders| *orders > 0)?;
+        Some(self.since(earlier) as f64 / orders as f64)
     }
 }
 
@@ -190,7 +229,16 @@ fn parse_round_trips(table: &str, database: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{parse_round_trips, redis_port};
+    use super::{RoundTrips, parse_round_trips, redis_port};
+
+    #[test]
+    fn round_trips_are_divided_by_the_orders_that_were_placed() {
+        let before = RoundTrips { count: 100, orders: Some(10) };
+        let after = RoundTrips { count: 150, orders: Some(20) };
+        assert_eq!(after.per_order_since(&before), Some(5.0));
+        assert_eq!(after.per_order_since(&after), None);
+        assert_eq!(RoundTrips { orders: None, ..after }.per_order_since(&before), None);
+    }
 
     #[test]
     fn round_trips_are_found_by_column_and_database() {

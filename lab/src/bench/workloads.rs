@@ -39,14 +39,23 @@ pub(super) enum Load {
     Pgbench { script: PathBuf },
 }
 
+/// What a number of round trips is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Per {
+    /// What the load generator was answered.
+    Request,
+    /// What was placed: orders that are on their way when the load generator stops are placed all the same.
+    Order,
+}
+
 /// A workload that is about to run: its table, and the load of each of the table's rows.
 pub(super) struct Plan {
     pub(super) table: Table,
     pub(super) loads: Vec<Load>,
     /// The cache that answers, as the metrics name it.
     pub(super) cache: Option<&'static str>,
-    /// Whether round trips to Postgres are counted.
-    pub(super) counts_round_trips: bool,
+    /// What round trips to Postgres are counted by, if they are.
+    pub(super) round_trips: Option<Per>,
 }
 
 impl Plan {
@@ -64,7 +73,7 @@ impl Plan {
 
     fn of(name: &'static str, title: &'static str, about: String) -> Self {
         let table = Table { name, title, about, rows: Vec::new() };
-        Self { table, loads: Vec::new(), cache: None, counts_round_trips: false }
+        Self { table, loads: Vec::new(), cache: None, round_trips: None }
     }
 
     fn add(&mut self, name: &str, kind: Kind, load: Load) {
@@ -74,7 +83,8 @@ impl Plan {
 }
 
 fn product(stage: &Stage<'_>) -> Result<Plan> {
-    let about = format!("GET /v1/products/{{id}}, {HOT_PRODUCTS} hot of {PRODUCTS}");
+    let about =
+        format!("GET /v1/products/{{id}}; {HOT_PRODUCTS} products of {PRODUCTS} are asked for");
     let mut plan = Plan::of("product", "Cached product", about);
     plan.cache = Some("product");
     let ids = || (1..=HOT_PRODUCTS).map(|number| stage.data.product(number));
@@ -102,9 +112,9 @@ fn list(stage: &Stage<'_>) -> Result<Plan> {
 
 fn order(stage: &Stage<'_>) -> Result<Plan> {
     let about =
-        format!("GET /v1/orders/{{id}} with a token, {ORDERS} orders of {CUSTOMERS} customers");
+        format!("GET /v1/orders/{{id}} with a token; {ORDERS} orders of {CUSTOMERS} customers");
     let mut plan = Plan::of("order", "Own order by id", about);
-    plan.counts_round_trips = true;
+    plan.round_trips = Some(Per::Request);
     let data = &stage.data;
     let own = (1..=ORDERS).map(|number| {
         let path = format!("/v1/orders/{}", data.order(number));
@@ -127,7 +137,7 @@ fn order(stage: &Stage<'_>) -> Result<Plan> {
 fn place(stage: &Stage<'_>) -> Result<Plan> {
     let about = "POST /v1/orders with Idempotency-Key: stock, order, lines, event".to_owned();
     let mut plan = Plan::of("place", "Place an order of two lines", about);
-    plan.counts_round_trips = true;
+    plan.round_trips = Some(Per::Order);
     let data = &stage.data;
     let script = write_orders(&stage.scripts, "place", &data.tokens, &data.products, PRODUCTS)?;
     plan.add("shoal", Kind::Service, Load::Wrk { script, connections: CONNECTIONS });

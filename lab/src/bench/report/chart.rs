@@ -10,7 +10,7 @@ const LABELS: f64 = 210.0;
 const FIGURES: f64 = 90.0;
 const ROW: f64 = 30.0;
 const BAR: f64 = 18.0;
-/// Above the bars, for the word at the mark.
+/// Above the bars, for the words at the mark.
 const HEAD: f64 = 22.0;
 
 /// One bar.
@@ -38,7 +38,8 @@ pub(super) fn bars(title: &str, bars: &[Bar], mark: Option<&Mark>) -> String {
     }
     let room = WIDTH - LABELS - FIGURES;
     let length = |value: f64| value / most * room;
-    let height = HEAD + ROW * bars.len() as f64;
+    let head = if mark.is_some() { HEAD } else { 0.0 };
+    let height = head + ROW * bars.len() as f64;
     // Writing to a string cannot fail.
     let mut svg = String::new();
     let _ = write!(
@@ -47,7 +48,7 @@ pub(super) fn bars(title: &str, bars: &[Bar], mark: Option<&Mark>) -> String {
         title = escape(title)
     );
     for (row, bar) in bars.iter().enumerate() {
-        let top = HEAD + ROW * row as f64;
+        let top = head + ROW * row as f64;
         let middle = top + ROW / 2.0;
         let class = if bar.is_service { "own" } else { "other" };
         let long = length(bar.value).max(1.0);
@@ -65,7 +66,7 @@ pub(super) fn bars(title: &str, bars: &[Bar], mark: Option<&Mark>) -> String {
         let at = LABELS + length(mark.value);
         let _ = write!(
             svg,
-            r#"<line class="mark" x1="{at:.1}" x2="{at:.1}" y1="{HEAD}" y2="{height}"/><text class="mark" x="{at:.1}" y="12">{text}</text>"#,
+            r#"<line class="mark" x1="{at:.1}" x2="{at:.1}" y1="{head}" y2="{height}"/><text class="mark" x="{at:.1}" y="12">{text}</text>"#,
             text = escape(&mark.text)
         );
     }

@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use super::chart::{Bar, Mark, bars};
-use super::text::{bound, number_of_things, ratio, warnings, with_unit};
-use super::{Report, number, time};
+use super::columns::columns;
+use super::text::{bound, warnings, with_unit};
+use super::{Report, grouped, number};
 use crate::bench::figures::{Kind, Row, Table};
 use crate::bench::targets::{LIST_FACTOR, ORDER_FACTOR, PRODUCT_FACTOR, Target};
 
@@ -86,7 +87,6 @@ fn targets(targets: &[Target]) -> String {
 }
 
 fn section(table: &Table, report: &Report) -> String {
-    let service = table.row(Kind::Service);
     let chart = |title, figure: fn(&Row) -> Option<f64>, unit: &str, mark: Option<Mark>| {
         let all: Vec<Bar> = table
             .rows
@@ -112,30 +112,25 @@ fn section(table: &Table, report: &Report) -> String {
         cpu_mark(table, report),
     ));
     html.push_str(&chart("Requests per second", Row::per_second, "", rate_mark(table)));
-    html.push_str(
-        "<table>\n<tr><th></th><th>req/s</th><th>p50</th><th>p99</th><th>CPU/req</th>\
-         <th>shoal compared</th><th>cache hits</th><th>round trips</th><th>errors</th></tr>\n",
-    );
-    for row in &table.rows {
-        let shown = |value: Option<f64>, show: fn(f64) -> String| {
-            value.map_or_else(|| "–".to_owned(), show)
-        };
-        let cells = [
-            shown(row.per_second(), number),
-            shown(row.middle(|sample| sample.p50_us), time),
-            shown(row.middle(|sample| sample.p99_us), time),
-            shown(row.cpu_us(), time),
-            service.and_then(|service| ratio(row, service)).unwrap_or_else(|| "–".to_owned()),
-            shown(row.middle(|sample| sample.hit_rate), |rate| format!("{:.1} %", rate * 100.0)),
-            shown(row.middle(|sample| sample.round_trips), number),
-            number_of_things(row.errors() as f64),
-        ];
-        let cells: String =
-            cells.iter().map(|cell| format!("<td class=\"n\">{}</td>", escape(cell))).collect();
+    html.push_str(&figures(table));
+    html.push_str("</section>\n");
+    html
+}
+
+fn figures(table: &Table) -> String {
+    let columns = columns(table);
+    let heads: String =
+        columns.iter().map(|column| format!("<th>{}</th>", escape(column.name))).collect();
+    let mut html = format!("<table>\n<tr><th></th>{heads}</tr>\n");
+    for (number, row) in table.rows.iter().enumerate() {
         let class = if row.kind == Kind::Service { " class=\"own\"" } else { "" };
-        let _ = writeln!(html, "<tr{class}><td>{}</td>{cells}</tr>", escape(&row.name));
+        let _ = write!(html, "<tr{class}><td>{}</td>", escape(&row.name));
+        for column in &columns {
+            let _ = write!(html, "<td class=\"n\">{}</td>", escape(&column.cells[number]));
+        }
+        html.push_str("</tr>\n");
     }
-    html.push_str("</table>\n</section>\n");
+    html.push_str("</table>\n");
     html
 }
 
@@ -165,14 +160,15 @@ fn cold_key(report: &Report) -> String {
     let Some(cold) = &report.cold_key else {
         return String::new();
     };
-    let count =
-        |value: Option<f64>| value.map_or_else(|| "not counted".to_owned(), number_of_things);
+    let count = |value: Option<f64>| {
+        value.map_or_else(|| "not counted".to_owned(), |count| grouped(count as i64))
+    };
     format!(
         "<section>\n<h2>A cold product</h2>\n<p class=\"about\">{} requests at the same time for one \
          product that no cache has, over {} replicas; the worst of {} tries.</p>\n\
          <table>\n<tr><th>loads from the database</th><th>look-ups that missed</th><th>errors</th></tr>\n\
          <tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n</table>\n</section>\n",
-        number_of_things(cold.requests as f64),
+        grouped(cold.requests as i64),
         cold.replicas,
         cold.tries,
         count(cold.loads),
@@ -192,7 +188,7 @@ fn machine(report: &Report) -> String {
                 machine.cores.subject, machine.cores.others
             ),
         ),
-        ("memory", format!("{} MiB", number_of_things(machine.memory_mib as f64))),
+        ("memory", format!("{} MiB", grouped(machine.memory_mib as i64))),
         ("kernel", machine.kernel.clone()),
     ];
     if let Some(memory) = report.memory {

@@ -1,6 +1,7 @@
 //! Tells what was measured.
 
 mod chart;
+mod columns;
 mod html;
 mod text;
 

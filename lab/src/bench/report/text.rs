@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use super::{Report, number, time};
-use crate::bench::figures::{Kind, Row, Table};
+use super::columns::{NOT_MEASURED, columns};
+use super::{Report, grouped, number};
+use crate::bench::figures::Table;
 use crate::bench::targets::{Bound, Target};
 
-const NOT_MEASURED: &str = "-";
 /// Below this the scheduler's own work and the bench's reading of counters show.
 const WORTH_TELLING: f64 = 0.05;
 
@@ -24,8 +24,8 @@ pub(super) fn render(report: &Report) -> String {
             cold.requests,
             cold.replicas,
             cold.tries,
-            cold.loads.map_or("n/a".to_owned(), number_of_things),
-            cold.misses.map_or("n/a".to_owned(), number_of_things),
+            cold.loads.map_or("n/a".to_owned(), |count| grouped(count as i64)),
+            cold.misses.map_or("n/a".to_owned(), |count| grouped(count as i64)),
             cold.errors
         );
     }
@@ -53,7 +53,7 @@ pub(super) fn warnings(report: &Report) -> Vec<String> {
             "{}, {}: {} requests failed; its figures are of no use.",
             table.title,
             row.name,
-            number_of_things(row.errors() as f64)
+            grouped(row.errors() as i64)
         ));
     }
     let disturbed =
@@ -68,47 +68,16 @@ pub(super) fn warnings(report: &Report) -> Vec<String> {
 }
 
 fn render_table(table: &Table) -> String {
-    let mut rows = vec![
-        ["", "req/s", "p50", "p99", "CPU µs/req", "shoal ÷", "hit rate", "trips/req", "errors"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    let service = table.row(Kind::Service);
-    rows.extend(table.rows.iter().map(|row| cells(row, service)));
-    let columns: Vec<bool> = (0..rows[0].len()).map(|column| column == 0).collect();
-    format!("{}: {}\n{}", table.title, table.about, aligned(&rows, &columns))
-}
-
-fn cells(row: &Row, service: Option<&Row>) -> Vec<String> {
-    let shown = |value: Option<f64>, show: fn(f64) -> String| {
-        value.map_or_else(|| NOT_MEASURED.to_owned(), show)
-    };
-    let errors = match row.errors() {
-        0 => "0".to_owned(),
-        count => format!("{} !", number_of_things(count as f64)),
-    };
-    vec![
-        row.name.clone(),
-        shown(row.per_second(), number),
-        shown(row.middle(|sample| sample.p50_us), time),
-        shown(row.middle(|sample| sample.p99_us), time),
-        shown(row.cpu_us(), number),
-        service.and_then(|service| ratio(row, service)).unwrap_or_else(|| NOT_MEASURED.to_owned()),
-        shown(row.middle(|sample| sample.hit_rate), |rate| format!("{:.1} %", rate * 100.0)),
-        shown(row.middle(|sample| sample.round_trips), number),
-        errors,
-    ]
-}
-
-/// How the service compares: by CPU with a server, by requests per second with a client.
-pub(super) fn ratio(row: &Row, service: &Row) -> Option<String> {
-    if row.kind == Kind::Service {
-        return None;
+    let columns = columns(table);
+    let mut rows = vec![vec![String::new()]];
+    rows[0].extend(columns.iter().map(|column| column.name.to_owned()));
+    for (number, row) in table.rows.iter().enumerate() {
+        let mut cells = vec![row.name.clone()];
+        cells.extend(columns.iter().map(|column| column.cells[number].clone()));
+        rows.push(cells);
     }
-    match (service.cpu_us(), row.cpu_us()) {
-        (Some(own), Some(other)) if other > 0.0 => Some(format!("{:.2} × CPU", own / other)),
-        _ => Some(format!("{:.2} × req/s", service.per_second()? / row.per_second()?)),
-    }
+    let to_left: Vec<bool> = (0..rows[0].len()).map(|column| column == 0).collect();
+    format!("{}: {}\n{}", table.title, table.about, aligned(&rows, &to_left))
 }
 
 fn target_row(target: &Target) -> Vec<String> {
@@ -136,10 +105,6 @@ pub(super) fn with_unit(value: f64, unit: &str) -> String {
     format!("{} {unit}", number(value)).trim_end().to_owned()
 }
 
-pub(super) fn number_of_things(count: f64) -> String {
-    super::grouped(count as i64)
-}
-
 /// Columns as wide as their widest cell; `to_left` says which begin flush left.
 fn aligned(rows: &[Vec<String>], to_left: &[bool]) -> String {
     let width = |column: usize| {
@@ -163,22 +128,11 @@ fn aligned(rows: &[Vec<String>], to_left: &[bool]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{aligned, render_table};
-    use crate::bench::figures::{Kind, Row, Sample, Table};
+    use super::aligned;
 
     #[test]
     fn columns_line_up() {
         let rows = [vec!["µ".to_owned(), "1".to_owned()], vec!["ab".to_owned(), "10".to_owned()]];
         assert_eq!(aligned(&rows, &[true, false]), "  µ    1\n  ab  10\n");
-    }
-
-    #[test]
-    fn errors_are_marked_and_what_is_missing_is_a_dash() {
-        let mut row = Row::new("shoal", Kind::Service);
-        row.samples = vec![Sample { seconds: 1.0, requests: 2, errors: 3, ..Sample::default() }];
-        let table = Table { name: "product", title: "T", about: String::new(), rows: vec![row] };
-        let text = render_table(&table);
-        assert!(text.contains("3 !"), "{text}");
-        assert!(text.lines().last().is_some_and(|line| line.contains(" - ")), "{text}");
     }
 }
