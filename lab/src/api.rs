@@ -19,19 +19,27 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 pub struct Shoal {
     binary: PathBuf,
     env: Vec<(String, String)>,
+    cores: Option<String>,
 }
 
 impl Shoal {
     /// The binary, for a database of this topology.
     #[must_use]
     pub fn new(topology: &Topology, database: &str, binary: &Path) -> Self {
-        Self { binary: binary.to_owned(), env: environment(topology, database) }
+        Self { binary: binary.to_owned(), env: environment(topology, database), cores: None }
     }
 
     /// With a setting of its own.
     #[must_use]
     pub fn with_setting(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With its replicas kept on these cores, given as `taskset --cpu-list` wants them.
+    #[must_use]
+    pub fn on_cores(mut self, cores: &str) -> Self {
+        self.cores = Some(cores.to_owned());
         self
     }
 
@@ -82,6 +90,7 @@ impl Api {
         let launch = site.launch_as_self(name, &shoal.binary).arg("serve");
         // Last, so that `with_setting` can replace what the lab would set.
         let launch = launch.env(own).env(shoal.env.iter().cloned());
+        let launch = launch.on_cores(shoal.cores.as_deref());
         let mut api = Self { process: Process::start(launch)?, port };
         let number = api.port();
         let request = "GET /health/ready HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";

@@ -47,6 +47,12 @@ pub(crate) fn build_api(release: bool) -> Result<()> {
     })
 }
 
+/// Builds, with optimisations, the API and the lab, whose bare servers it is compared with.
+pub(crate) fn build_bench() -> Result<()> {
+    let mut command = cargo(&["build", "--locked", "--release", "--workspace", "--bins"]);
+    run(&mut command, "build the API with optimisations")
+}
+
 /// Runs it to its end; cargo itself shows what it does.
 pub(crate) fn run(command: &mut Command, what: &str) -> Result<()> {
     match exit_code(command, what)? {

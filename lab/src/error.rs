@@ -80,3 +80,5 @@ pub(crate) trait ForeignError: fmt::Display {}
 impl ForeignError for std::io::Error {}
 impl ForeignError for serde_json::Error {}
 impl ForeignError for rustix::io::Errno {}
+impl ForeignError for redis::RedisError {}
+impl ForeignError for sqlx::Error {}

@@ -7,6 +7,7 @@
 //!
 //! # Layout
 //! - [`commands`]: one file per command.
+//! - [`mod@bench`]: what a request costs, for `cargo lab bench`.
 //! - [`install`]: finds the servers, installs what is missing.
 //! - [`site`]: the directory in which servers run; [`topology`]: what runs where, for the tests.
 //! - [`postgres`], [`pgbouncer`], [`redis`], [`s3`], [`nginx`], [`api`]: one file per server;
@@ -20,6 +21,7 @@
 
 pub mod account;
 pub mod api;
+pub mod bench;
 pub mod commands;
 pub mod error;
 pub mod fault;

@@ -10,9 +10,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lab::commands::{down, fault, logs, prepare, status, test, up};
+use lab::bench::baseline;
+use lab::bench::workloads::Workload;
+use lab::commands::{bench, down, fault, logs, prepare, status, test, up};
 use lab::s3;
 use lab::{Error, Result};
+
+/// As in the service: the bare servers of `bench` are to differ from it by nothing else.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Starts Shoal's whole topology on this machine, without Docker, and runs the tests against it.
 #[derive(Parser)]
@@ -96,6 +102,37 @@ enum Command {
         #[arg(long)]
         secret_key: Option<String>,
     },
+    /// Measure one replica on one core, side by side with bare handlers, pgbench and redis-benchmark.
+    Bench {
+        /// How long each measurement takes.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+        seconds: u64,
+        /// How often each is repeated, in turns with the others.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
+        rounds: u32,
+        /// One round of one second, to try it out.
+        #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
+        quick: bool,
+        /// Only these workloads, parted by commas.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<Workload>,
+        /// Measure the programs in target/release as they are.
+        #[arg(long)]
+        no_build: bool,
+        /// Where bench.json and bench.html go, instead of target/lab/bench.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Serve the bare handlers that `bench` compares the API with.
+    #[command(hide = true)]
+    BenchServer {
+        /// The port on loopback.
+        #[arg(long)]
+        port: u16,
+        /// Where the bodies are.
+        #[arg(long)]
+        redis_url: String,
+    },
 }
 
 const FAULT_EXAMPLES: &str = "\
@@ -142,6 +179,18 @@ fn run(command: Command) -> Result<u8> {
             port,
             access_key: given_or_variable(access_key, "LAB_S3_ACCESS_KEY")?,
             secret_key: given_or_variable(secret_key, "LAB_S3_SECRET_KEY")?,
+        })
+        .map(|()| 0),
+        Command::Bench { seconds, rounds, quick, only, no_build, out } => {
+            let (seconds, rounds) = if quick { (1, 1) } else { (seconds, rounds) };
+            let programs = if no_build { bench::Programs::AsBuilt } else { bench::Programs::Fresh };
+            bench::run(&bench::Options { seconds, rounds, only, programs, out }).map(|()| 0)
+        }
+        Command::BenchServer { port, redis_url } => baseline::run(&baseline::Settings {
+            port,
+            redis_url,
+            // Holds a password, which is to stay out of the process list.
+            database_url: given_or_variable(None, "LAB_BENCH_DATABASE_URL")?,
         })
         .map(|()| 0),
     }

@@ -15,11 +15,24 @@ pub(crate) struct Psql<'a> {
     database: &'a str,
     user: &'a str,
     password: &'a str,
+    /// Settings of the session; PgBouncer's console takes none.
+    options: Option<&'a str>,
 }
+
+/// Notices say that something exists already, which is as it should be.
+const QUIET: &str = "-c client_min_messages=warning";
 
 impl<'a> Psql<'a> {
     pub(crate) fn new(site: &'a Site, port: u16, database: &'a str) -> Self {
-        Self { site, port, database, user: "postgres", password: &site.secrets.superuser }
+        let password = &site.secrets.superuser;
+        Self { site, port, database, user: "postgres", password, options: Some(QUIET) }
+    }
+
+    /// The console of the PgBouncer on `port`.
+    pub(crate) fn of_pooler(site: &'a Site, port: u16) -> Self {
+        let password = &site.secrets.pgbouncer;
+        let (database, user) = ("pgbouncer", "pgbouncer");
+        Self { site, port, database, user, password, options: None }
     }
 
     /// Enters as the owner of the databases instead.
@@ -53,8 +66,10 @@ impl<'a> Psql<'a> {
             "--no-password",
             "--set=ON_ERROR_STOP=1",
         ]);
-        // Notices say that something exists already, which is as it should be.
-        command.env("PGOPTIONS", "-c client_min_messages=warning");
+        match self.options {
+            Some(options) => command.env("PGOPTIONS", options),
+            None => command.env_remove("PGOPTIONS"),
+        };
         command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string());
         command
             .env("PGUSER", self.user)

@@ -54,6 +54,26 @@ impl Tool {
     }
 }
 
+/// `wrk`, which only the bench needs; installs it when root, and otherwise says what to type.
+pub(crate) fn find_or_install_wrk(progress: &Progress) -> Result<PathBuf> {
+    if let Some(wrk) = find::on_path("wrk") {
+        return Ok(wrk);
+    }
+    let typed = "apt-get install --no-install-recommends wrk";
+    if !is_root() {
+        return Err(Error::new("the load generator `wrk` is missing")
+            .way_out(format!("sudo {typed}"))
+            .exit_code(2));
+    }
+    apt::install(&["wrk"], progress).map_err(|error| {
+        Error::new(format!("the load generator `wrk` cannot be installed: {error}"))
+            .way_out(format!("get `wrk` onto the PATH by other means; here it was `{typed}`"))
+            .exit_code(2)
+    })?;
+    find::on_path("wrk")
+        .ok_or_else(|| Error::new("`wrk` is installed, and yet not on the PATH").exit_code(2))
+}
+
 /// The servers of this machine; installs the missing ones when root, and otherwise says what to type.
 pub fn find_or_install(progress: &Progress) -> Result<Binaries> {
     let missing = match find() {

@@ -54,6 +54,7 @@ pub struct Launch {
     args: Vec<OsString>,
     env: Vec<(String, String)>,
     account: Option<Account>,
+    cores: Option<String>,
     pub(super) log: PathBuf,
     pub(super) record: Option<PathBuf>,
     pub(super) stop_signal: StopSignal,
@@ -69,6 +70,7 @@ impl Launch {
             args: Vec::new(),
             env: Vec::new(),
             account: None,
+            cores: None,
             log,
             record: None,
             stop_signal: StopSignal::Terminate,
@@ -102,6 +104,13 @@ impl Launch {
     #[must_use]
     pub fn account(mut self, account: Option<&Account>) -> Self {
         self.account = account.cloned();
+        self
+    }
+
+    /// Keeps it on these cores, given as `taskset --cpu-list` wants them.
+    #[must_use]
+    pub fn on_cores(mut self, cores: Option<&str>) -> Self {
+        self.cores = cores.map(str::to_owned);
         self
     }
 
@@ -141,7 +150,13 @@ impl Launch {
             command.arg("--reuid").arg(&account.name);
             command.arg("--regid").arg(&account.name).arg("--init-groups");
         }
-        command.arg("--").arg(&self.program).args(&self.args);
+        command.arg("--");
+        if let Some(cores) = &self.cores {
+            // Becomes the server as well. Set from without, it would come too late: a server counts its
+            // cores when it starts.
+            command.args(["taskset", "--cpu-list", cores]);
+        }
+        command.arg(&self.program).args(&self.args);
         command.env_clear().env("LC_ALL", "C.UTF-8");
         command.envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));

@@ -227,19 +227,17 @@ impl From<cache::Error> for ApiError {
     fn from(error: cache::Error) -> Self {
         match error {
             cache::Error::Load(error) => Self::of_database(&error).because(error),
-            cache::Error::Overloaded => Self::overloaded().because(error),
+            cache::Error::Overloaded => {
+                Self::overloaded("Too many requests at once; try again shortly.").because(error)
+            }
         }
     }
 }
 
 impl ApiError {
-    fn overloaded() -> Self {
-        Self::unavailable("overloaded", "Too many requests at once; try again shortly.")
-    }
-
     fn of_database(error: &db::Error) -> Self {
         match error {
-            db::Error::Busy(_) => Self::overloaded(),
+            db::Error::Busy(_) => Self::overloaded("Too many requests at once; try again shortly."),
             db::Error::Unreachable(..) | db::Error::Unavailable(_) => Self::unavailable(
                 "database_unavailable",
                 "The database cannot do this right now; try again shortly.",

@@ -1,0 +1,146 @@
+//! What was measured: samples, and the rows that several rounds of them make.
+
+use serde::Serialize;
+
+/// One run of one contender.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Sample {
+    pub(super) seconds: f64,
+    pub(super) requests: u64,
+    /// Answers other than 2xx, time-outs, broken connections, failed transactions.
+    pub(super) errors: u64,
+    pub(super) p50_us: Option<f64>,
+    pub(super) p99_us: Option<f64>,
+    /// Time of the core that the server process has used. Load generators have none.
+    pub(super) cpu_seconds: Option<f64>,
+    /// The part of the measured core's time that somebody else took.
+    pub(super) disturbed: Option<f64>,
+    /// Requests that a cache answered, by 1.
+    pub(super) hit_rate: Option<f64>,
+    /// Round trips to Postgres a request.
+    pub(super) round_trips: Option<f64>,
+}
+
+/// What serves the requests of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    /// The service, all layers on.
+    Service,
+    /// A bare handler that answers the same bytes.
+    Bare,
+    /// A bare handler that fetches them from Redis.
+    BareRedis,
+    /// A bare handler that asks Postgres.
+    BareQuery,
+    /// `pgbench`, with the same SQL.
+    Pgbench,
+    /// `redis-benchmark`, with the same entry.
+    RedisBenchmark,
+}
+
+/// A contender with the samples of all rounds.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) samples: Vec<Sample>,
+}
+
+impl Row {
+    pub(super) fn new(name: &str, kind: Kind) -> Self {
+        Self { name: name.to_owned(), kind, samples: Vec::new() }
+    }
+
+    /// Requests per second.
+    pub(super) fn per_second(&self) -> Option<f64> {
+        self.middle(|sample| {
+            (sample.seconds > 0.0).then(|| sample.requests as f64 / sample.seconds)
+        })
+    }
+
+    /// Microseconds of CPU per request of the server process.
+    pub(super) fn cpu_us(&self) -> Option<f64> {
+        self.middle(|sample| {
+            let cpu = sample.cpu_seconds.filter(|_| sample.requests > 0)?;
+            Some(cpu * 1e6 / sample.requests as f64)
+        })
+    }
+
+    pub(super) fn errors(&self) -> u64 {
+        self.samples.iter().map(|sample| sample.errors).sum()
+    }
+
+    /// The median over the rounds.
+    pub(super) fn middle(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+        percentile(&mut self.samples.iter().filter_map(figure).collect::<Vec<_>>(), 50.0)
+    }
+
+    /// The highest of the rounds.
+    pub(super) fn worst(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+        self.samples.iter().filter_map(figure).reduce(f64::max)
+    }
+}
+
+/// A workload with its contenders, the service first.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
+    pub(super) about: String,
+    pub(super) rows: Vec<Row>,
+}
+
+impl Table {
+    pub(super) fn row(&self, kind: Kind) -> Option<&Row> {
+        self.rows.iter().find(|row| row.kind == kind)
+    }
+}
+
+/// The value below which `percent` of them lie, between the two nearest ones; `None` of nothing.
+pub(super) fn percentile(values: &mut [f64], percent: f64) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    let at = percent / 100.0 * last as f64;
+    let (below, above) = (values[at.floor() as usize], values[at.ceil() as usize]);
+    Some(below + (above - below) * at.fract())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, Row, Sample, percentile};
+
+    #[test]
+    fn percentiles_lie_between_the_nearest_values() {
+        assert_eq!(percentile(&mut [], 50.0), None);
+        assert_eq!(percentile(&mut [7.0], 99.0), Some(7.0));
+        assert_eq!(percentile(&mut [4.0, 1.0, 2.0], 50.0), Some(2.0));
+        assert_eq!(percentile(&mut [1.0, 3.0], 50.0), Some(2.0));
+        assert_eq!(percentile(&mut [0.0, 100.0], 99.0), Some(99.0));
+    }
+
+    #[test]
+    fn a_row_tells_the_middle_of_its_rounds_and_all_of_its_errors() {
+        let sample = |requests, errors| Sample {
+            seconds: 2.0,
+            requests,
+            errors,
+            cpu_seconds: Some(1.0),
+            ..Sample::default()
+        };
+        let mut row = Row::new("shoal", Kind::Service);
+        row.samples = vec![sample(100, 1), sample(400, 0), sample(200, 2)];
+        assert_eq!(row.per_second(), Some(100.0));
+        assert_eq!(row.cpu_us(), Some(5000.0));
+        assert_eq!(row.errors(), 3);
+        assert_eq!(row.worst(|sample| Some(sample.requests as f64)), Some(400.0));
+    }
+
+    #[test]
+    fn nothing_measured_is_no_figure() {
+        let mut row = Row::new("shoal", Kind::Service);
+        assert_eq!((row.per_second(), row.cpu_us()), (None, None));
+        row.samples = vec![Sample { cpu_seconds: Some(1.0), ..Sample::default() }];
+        assert_eq!((row.per_second(), row.cpu_us()), (None, None));
+    }
+}
