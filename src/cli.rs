@@ -202,7 +202,7 @@ async fn import_products(file: PathBuf) -> anyhow::Result<()> {
     let (metrics, tasks) = (Metrics::new()?, Tasks::default());
     let breakers = Breakers::new(&metrics)?;
     let db = Db::new(&database, &metrics, &breakers, &tasks)?;
-    let redis = Redis::new(&redis, &metrics, breakers.named("redis"))?;
+    let redis = Redis::new(&redis, &metrics, breakers.named("redis"), &tasks)?;
     let caches = Caches::new(&cache, redis, db.clone(), &metrics, &tasks)?;
     let imported = import::import(&db, &product_cache(&caches), &catalogue_cache(&caches), csv)
         .await

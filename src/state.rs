@@ -64,7 +64,7 @@ impl App {
         let metrics = Metrics::new()?;
         let breakers = Breakers::new(&metrics)?;
         let db = Db::new(&config.database, &metrics, &breakers, &tasks)?;
-        let redis = Redis::new(&config.redis, &metrics, breakers.named("redis"))?;
+        let redis = Redis::new(&config.redis, &metrics, breakers.named("redis"), &tasks)?;
         let storage = Storage::new(&config.storage).await;
         let caches = Caches::new(&config.cache, redis.clone(), db.clone(), &metrics, &tasks)?;
         let tokens = Tokens::new(&config.tokens)?;

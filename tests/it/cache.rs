@@ -46,7 +46,7 @@ impl Rig {
                 timeout: Duration::from_secs(2),
             };
             let breaker = Breaker::new(IntGauge::new("breaker", "breaker").unwrap());
-            let redis = Redis::new(&config, &metrics, breaker).unwrap();
+            let redis = Redis::new(&config, &metrics, breaker, &tasks).unwrap();
             let near_life = Duration::from_secs(3_600);
             let config = Config { near_life, near_bytes: 1 << 20, loads: 4 };
             let db = fleet.app().db.clone();

@@ -24,6 +24,9 @@ use futures::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
+use super::batch::Batched;
+use crate::platform::shutdown::Tasks;
+
 /// How long connecting may take. Each caller waits no longer than its own time-out; the attempt
 /// is shared by all that come meanwhile.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -31,14 +34,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// A connection that many calls share at once. Cheap to clone.
 #[derive(Clone)]
 pub(super) enum Link {
-    Single(MultiplexedConnection),
+    Single(Batched),
     Cluster(ClusterConnection),
 }
 
 impl Link {
     pub(super) async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
         match self {
-            Self::Single(connection) => connection.send_packed_command(command).await,
+            Self::Single(connection) => connection.send(command).await,
             Self::Cluster(connection) => connection.req_packed_command(command).await,
         }
     }
@@ -52,13 +55,14 @@ pub(super) struct Links {
     servers: Vec<Client>,
     /// How to reach all of them as one cluster, if there are several.
     cluster: Option<ClusterClient>,
+    tasks: Tasks,
     current: RwLock<Option<(Dial, u64)>>,
     /// Tells the connections apart, so that a late complaint about one does not end the next.
     generations: AtomicU64,
 }
 
 impl Links {
-    pub(super) fn new(urls: &[SecretString]) -> RedisResult<Self> {
+    pub(super) fn new(urls: &[SecretString], tasks: Tasks) -> RedisResult<Self> {
         let servers = urls.iter().map(|url| Client::open(url.expose_secret()));
         let servers = servers.collect::<RedisResult<Vec<_>>>()?;
         let cluster = if servers.len() > 1 {
@@ -72,7 +76,13 @@ impl Links {
         } else {
             None
         };
-        Ok(Self { servers, cluster, current: RwLock::new(None), generations: AtomicU64::new(0) })
+        Ok(Self {
+            servers,
+            cluster,
+            tasks,
+            current: RwLock::new(None),
+            generations: AtomicU64::new(0),
+        })
     }
 
     /// The connection and its generation. `None` if none could be made.
@@ -115,11 +125,15 @@ impl Links {
 
     fn dial(&self) -> Dial {
         let (servers, cluster) = (self.servers.clone(), self.cluster.clone());
+        let tasks = self.tasks.clone();
         let dial = async move {
             let connect = async {
                 match (cluster, servers.first()) {
                     (Some(cluster), _) => cluster.get_async_connection().await.map(Link::Cluster),
-                    (None, Some(server)) => connect(server).await.map(Link::Single),
+                    (None, Some(server)) => {
+                        let connection = connect(server).await?;
+                        Ok(Link::Single(Batched::new(connection, &tasks)))
+                    }
                     (None, None) => Err(no_server()),
                 }
             };

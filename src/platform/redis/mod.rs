@@ -4,8 +4,9 @@
 //! round trips per command (27 µs of CPU per request instead of 10). Several URLs are the nodes
 //! of a Redis Cluster; therefore every script names its keys, and those share a `{hash tag}`.
 //!
-//! Reading order: this file, `script.rs`, `link.rs`.
+//! Reading order: this file, `script.rs`, `link.rs`, `batch.rs`.
 
+mod batch;
 mod link;
 mod script;
 
@@ -24,7 +25,7 @@ use tokio::time::timeout;
 
 use self::link::Links;
 pub use self::script::{Call, Script};
-use super::{breaker::Breaker, metrics::Metrics};
+use super::{breaker::Breaker, metrics::Metrics, shutdown::Tasks};
 
 #[derive(Clone)]
 pub struct Config {
@@ -70,7 +71,12 @@ impl Redis {
     ///
     /// # Errors
     /// A URL that cannot be parsed.
-    pub fn new(config: &Config, metrics: &Metrics, breaker: Breaker) -> anyhow::Result<Self> {
+    pub fn new(
+        config: &Config,
+        metrics: &Metrics,
+        breaker: Breaker,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Self> {
         let seconds = metrics.seconds_vec(
             "redis_command_duration_seconds",
             "Time of one round trip to Redis.",
@@ -78,7 +84,7 @@ impl Redis {
         )?;
         Ok(Self {
             shared: Arc::new(Shared {
-                links: Links::new(&config.urls)?,
+                links: Links::new(&config.urls, tasks.clone())?,
                 prefix: config.prefix.clone(),
                 timeout: config.timeout,
                 breaker,
