@@ -145,13 +145,14 @@ mod tests {
         // The only turn is taken, so that nobody ends while the burst comes in.
         let turn = passwords.turns.clone().acquire_owned().await.unwrap();
         let hash = || passwords.hash("correct horse".to_owned().into());
-        let mut first = pin!(join_all((0..=WAITING_PER_TURN).map(|_| hash())));
+        let mut first = Box::pin(join_all((0..=WAITING_PER_TURN).map(|_| hash())));
         assert!(poll!(first.as_mut()).is_pending());
         for _ in 0..1_000 {
             assert!(matches!(poll!(pin!(hash())), Poll::Ready(Err(Error::Busy))));
         }
+        // Whoever gives up makes room.
+        drop(first);
         drop(turn);
-        assert!(first.await.iter().all(Result::is_ok));
         hash().await.unwrap();
     }
 

@@ -46,7 +46,7 @@ async fn health_tells_of_the_process_and_of_each_dependency() {
             return;
         }
     }
-    panic!("still degraded");
+    panic!("still degraded: {}", fleet.client.get("/health/ready").await.json());
 }
 
 #[tokio::test]

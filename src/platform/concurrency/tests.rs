@@ -65,7 +65,7 @@ fn late_ones_cut_in_proportion_and_once_per_queue() {
 }
 
 #[test]
-fn a_slow_minority_a_slow_client_and_a_report_cut_nothing() {
+fn a_slow_minority_cuts_nothing() {
     let limiter = Limiter::new(BOUNDS, 1);
     end(&limiter, 8, 0, 10 * MILLI, Outcome::Succeeded);
     for second in 1..20 {
@@ -73,18 +73,23 @@ fn a_slow_minority_a_slow_client_and_a_report_cut_nothing() {
         end(&limiter, 6, second * SECOND, 900 * MILLI, Outcome::Failed);
         end(&limiter, 24, second * SECOND, 10 * MILLI, Outcome::Succeeded);
     }
-    let request = Ended {
-        priority: Priority::Write,
-        began: 30 * SECOND,
-        ended: 39 * SECOND,
-        client: 8_990 * MILLI,
-        outcome: Outcome::Succeeded,
-    };
-    for _ in 0..100 {
-        limiter.learn(0, &request);
-        limiter.learn(0, &Ended { priority: Priority::Report, client: 0, ..request });
-    }
     assert_eq!(limiter.limit(), 100);
+}
+
+#[test]
+fn neither_a_slow_client_nor_a_report_cuts_anything() {
+    for (priority, client) in [(Priority::Write, 8_990 * MILLI), (Priority::Report, 0)] {
+        let limiter = Limiter::new(BOUNDS, 1);
+        end(&limiter, 8, 0, 10 * MILLI, Outcome::Succeeded);
+        for second in 1..20 {
+            let (began, ended) = (second * SECOND, (second + 9) * SECOND);
+            let outcome = Outcome::Succeeded;
+            for _ in 0..8 {
+                limiter.learn(0, &Ended { priority, began, ended, client, outcome });
+            }
+        }
+        assert_eq!(limiter.limit(), 100, "{priority:?}");
+    }
 }
 
 #[test]
