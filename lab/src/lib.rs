@@ -3,7 +3,8 @@
 //!
 //! As a program it is `cargo lab`. As a library it gives the integration tests the servers that
 //! `cargo lab test` has started ([`topology::Topology`]), and servers of their own to break
-//! ([`site::Site`] and one module per server).
+//! ([`site::Site`] and one module per server, [`postgres::OwnPostgres`] for replication) or to cut off
+//! ([`fault::FaultProxy`]).
 //!
 //! # Layout
 //! - [`commands`]: one file per command.
@@ -12,6 +13,8 @@
 //! - [`site`]: the directory in which servers run; [`topology`]: what runs where, for the tests.
 //! - [`postgres`], [`pgbouncer`], [`redis`], [`s3`], [`nginx`], [`api`]: one file per server;
 //!   `services` starts those that the API stands on.
+//! - [`node`]: a Postgres with its PgBouncer; [`postgres::OwnPostgres`]: a primary and replicas for one test.
+//! - [`fault`]: the proxy that breaks the way to a server, and what `cargo lab fault` says to the lab.
 //! - [`process`]: start, watch and stop a process; [`ports`]: which port it gets.
 //! - [`template`]: fills in the configuration files that the repository ships.
 #![allow(

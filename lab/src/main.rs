@@ -50,7 +50,7 @@ enum Command {
         /// Put a proxy before every server, so that `cargo lab fault` can break what the API leans on.
         #[arg(long)]
         faults: bool,
-        /// A Redis Cluster of three nodes instead of a single Redis.
+        /// A Redis Cluster of three nodes instead of a single Redis. Needs Redis 7.
         #[arg(long)]
         redis_cluster: bool,
     },

@@ -76,46 +76,9 @@ impl ServicePorts {
 pub(crate) struct Services {
     replicas: Vec<Node>,
     primary: Node,
-    redis: RunningRedis,
+    /// Several are the nodes of a cluster.
+    redis: Vec<Redis>,
     s3: S3Process,
-}
-
-#[derive(Debug)]
-enum RunningRedis {
-    One(Redis),
-    Cluster(RedisCluster),
-}
-
-impl RunningRedis {
-    fn start(site: &Site, ports: RedisPorts) -> Result<Self> {
-        match ports {
-            RedisPorts::One(port) => Redis::start(site, "redis", port).map(Self::One),
-            RedisPorts::Cluster(ports) => {
-                RedisCluster::start_on(site, "redis", ports).map(Self::Cluster)
-            }
-        }
-    }
-
-    fn url(&self) -> String {
-        match self {
-            Self::One(redis) => redis.url(),
-            Self::Cluster(cluster) => cluster.url(),
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        match self {
-            Self::One(redis) => vec![redis.name().to_owned()],
-            Self::Cluster(cluster) => cluster.names(),
-        }
-    }
-
-    fn nodes(&mut self) -> &mut [Redis] {
-        match self {
-            Self::One(redis) => std::slice::from_mut(redis),
-            Self::Cluster(cluster) => cluster.nodes(),
-        }
-    }
 }
 
 impl Services {
@@ -130,8 +93,8 @@ impl Services {
         let primary_ports = nodes.next().ok_or_else(|| Error::new("no port for the primary"))?;
         // Everything runs side by side except what needs the primary.
         thread::scope(|scope| {
-            let redis = scope
-                .spawn(|| watched(progress, "Redis", || RunningRedis::start(site, ports.redis)));
+            let redis =
+                scope.spawn(|| watched(progress, "Redis", || start_redis(site, ports.redis)));
             let s3 =
                 scope.spawn(|| watched(progress, "S3", || S3Process::start(site, "s3", ports.s3)));
             let primary = start_primary(site, primary_ports.0, database, progress)?;
@@ -178,7 +141,7 @@ impl Services {
             migrator: login("shoal_migrator", &secrets.migrator),
             app: login("shoal_app", &secrets.app),
             pgbouncer_admin: login("pgbouncer", &secrets.pgbouncer),
-            redis_url: self.redis.url(),
+            redis_url: self.redis.iter().map(Redis::url).collect::<Vec<_>>().join(","),
             s3: S3Account {
                 endpoint: format!("http://127.0.0.1:{}", self.s3.port()),
                 bucket: s3::BUCKET.to_owned(),
@@ -192,7 +155,7 @@ impl Services {
 
     /// The names of the servers that the topology's URL of Redis lists.
     pub(crate) fn redis_names(&self) -> Vec<String> {
-        self.redis.names()
+        self.redis.iter().map(|node| node.name().to_owned()).collect()
     }
 
     /// The Postgres of this name.
@@ -211,9 +174,18 @@ impl Services {
             poolers.push((node.pooler.port(), node.pooler.process()));
         }
         databases.append(&mut poolers);
-        databases.extend(self.redis.nodes().iter_mut().map(|node| (node.port(), node.process())));
+        databases.extend(self.redis.iter_mut().map(|node| (node.port(), node.process())));
         databases.push((self.s3.port(), self.s3.process()));
         databases
+    }
+}
+
+fn start_redis(site: &Site, ports: RedisPorts) -> Result<Vec<Redis>> {
+    match ports {
+        RedisPorts::One(port) => Ok(vec![Redis::start(site, "redis", port)?]),
+        RedisPorts::Cluster(ports) => {
+            RedisCluster::start_on(site, "redis", ports).map(RedisCluster::into_nodes)
+        }
     }
 }
 

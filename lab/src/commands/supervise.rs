@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::running::Running;
 use super::table;
-use crate::error::Result;
 use crate::fault::control::Control;
 use crate::interrupt;
 use crate::process::{LAST_LINES, tail};
@@ -16,11 +15,7 @@ use crate::process::{LAST_LINES, tail};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Returns when the user asks to stop. A server that ends is reported, and the others go on.
-pub(super) fn until_interrupted(
-    dir: &Path,
-    running: &mut Running,
-    control: Option<&Control>,
-) -> Result<()> {
+pub(super) fn until_interrupted(dir: &Path, running: &mut Running, control: Option<&Control>) {
     let mut reported = BTreeSet::new();
     while !interrupt::requested() {
         let Some(control) = control else {
@@ -31,12 +26,11 @@ pub(super) fn until_interrupted(
         if let Some(request) = control.next(LOOK_EVERY) {
             let outcome = running.obey(&request.words);
             // A server that was started again has another number.
-            table::save(dir, &running.rows())?;
-            request.answer(outcome);
+            let saved = table::save(dir, &running.rows());
+            request.answer(outcome.and_then(|text| saved.map(|()| text)));
         }
         report(running, &mut reported);
     }
-    Ok(())
 }
 
 fn report(running: &mut Running, reported: &mut BTreeSet<String>) {

@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
         println!("  `cargo lab fault` shows what can be broken, and how.");
     }
     println!("  Ctrl-C stops everything; the data is kept.");
-    supervise::until_interrupted(&dir, &mut running, control.as_ref())?;
+    supervise::until_interrupted(&dir, &mut running, control.as_ref());
 
     let step = progress.step("Stopping");
     drop(control);

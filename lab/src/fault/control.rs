@@ -212,7 +212,7 @@ mod tests {
         let dir = dir("nonsense");
         let control = Control::listen(&dir).expect("it listens");
         let (_held, path) = socket(&dir.join(DIR)).expect("it is there");
-        let _silent = UnixStream::connect(&path).expect("it listens");
+        let mut silent = UnixStream::connect(&path).expect("it listens");
         let endless = "x".repeat(usize::try_from(LONGEST).expect("it is small") + 1);
         for nonsense in ["\n", "{}\n", "[1]\n", endless.as_str()] {
             let mut client = UnixStream::connect(&path).expect("it listens");
@@ -222,6 +222,9 @@ mod tests {
             let _ = client.read_to_string(&mut reply);
             assert!(reply.contains("no line of JSON"), "{nonsense:.20}: {reply}");
         }
+        let mut reply = String::new();
+        silent.read_to_string(&mut reply).expect("it is told, and let go");
+        assert!(reply.contains("cannot read the request"), "{reply}");
         assert!(control.next(Duration::ZERO).is_none());
     }
 }

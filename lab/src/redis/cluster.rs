@@ -88,9 +88,9 @@ impl RedisCluster {
         &mut self.nodes
     }
 
-    /// The nodes' names.
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| node.name().to_owned()).collect()
+    /// Its nodes, each of which runs until it is dropped.
+    pub(crate) fn into_nodes(self) -> Vec<Redis> {
+        self.nodes
     }
 
     /// Gives each node its share of the slots, and introduces all to the first.

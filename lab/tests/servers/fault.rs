@@ -103,24 +103,52 @@ fn every_byte_passes_in_order() {
     });
 }
 
-/// Not a Redis: that one ends when its client does.
-#[test]
-fn an_end_passes_and_leaves_the_other_way_open() {
+/// A connection through a proxy to a server that does as the test wants: a Redis ends when its client does.
+fn both_ends() -> (FaultProxy, TcpStream, TcpStream) {
     let server = TcpListener::bind(("127.0.0.1", 0)).expect("some port is free");
     let port = server.local_addr().expect("it is bound").port();
     let proxy = FaultProxy::before(port).expect("it starts");
-    let mut client = connect(proxy.port());
-    let (mut accepted, _) = server.accept().expect("the proxy connects");
+    let client = connect(proxy.port());
+    let (accepted, _) = server.accept().expect("the proxy connects");
+    accepted.set_read_timeout(Some(PATIENCE)).expect("it is a time-out");
+    (proxy, client, accepted)
+}
+
+#[test]
+fn an_end_passes_and_leaves_the_other_way_open() {
+    let (_proxy, mut client, mut server) = both_ends();
     client.write_all(b"request").expect("it is open");
     client.shutdown(Shutdown::Write).expect("it is open");
     let mut request = String::new();
-    accepted.read_to_string(&mut request).expect("it ends in an orderly way");
+    server.read_to_string(&mut request).expect("it ends in an orderly way");
     assert_eq!(request, "request");
-    accepted.write_all(b"reply").expect("this way is open");
-    drop(accepted);
+    server.write_all(b"reply").expect("this way is open");
+    drop(server);
     let mut reply = String::new();
     client.read_to_string(&mut reply).expect("it ends in an orderly way");
     assert_eq!(reply, "reply");
+}
+
+#[test]
+fn an_end_does_not_come_out_of_a_black_hole_before_it_is_healed() {
+    let (proxy, client, mut server) = both_ends();
+    proxy.set(Fault::Drop).expect("it obeys");
+    drop(client);
+    is_silent(&mut server);
+    proxy.clear().expect("it obeys");
+    assert_eq!(server.read(&mut [0]).expect("it ends in an orderly way"), 0);
+}
+
+#[test]
+fn what_is_under_way_is_bounded() {
+    let (proxy, mut client, _server) = both_ends();
+    proxy.set(Fault::Latency(Duration::from_secs(3_600))).expect("it obeys");
+    client.set_write_timeout(Some(Duration::from_millis(500))).expect("it is a time-out");
+    // The kernel keeps some megabytes on each side, the proxy one.
+    let (chunk, most) = (vec![0; 1_000_000], 100);
+    let full = (0..most).find_map(|_| client.write_all(&chunk).err());
+    let full = full.expect("the client has to wait");
+    assert_eq!(full.kind(), ErrorKind::WouldBlock, "{full}");
 }
 
 #[test]

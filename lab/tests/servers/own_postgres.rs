@@ -77,6 +77,8 @@ fn its_replicas_follow_and_it_has_the_schema() {
                     from pg_stat_replication";
     let follow = "postgres-replica-1 streaming,postgres-replica-2 streaming";
     eventually(&own, &topology.primary, standbys, follow);
+    let too_many = OwnPostgres::start(&topology, &shoal(), 9).expect_err("there are 8 slots");
+    assert!(too_many.to_string().contains("more than 8"), "{too_many}");
     let slots = "select count(*) || ' ' || bool_and(active) from pg_replication_slots";
     assert_eq!(sql(&own, &topology.primary, slots), "2 true");
 }
