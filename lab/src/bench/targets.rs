@@ -107,7 +107,7 @@ pub(super) fn targets(
 
 /// To a tenth: the housekeeping of the replica goes through the same pooler, a few round trips a second.
 fn round_trips(row: &Row) -> Option<f64> {
-    Some((row.middle(|sample| sample.round_trips)? * 10.0).round() / 10.0)
+    Some((row.best()?.round_trips? * 10.0).round() / 10.0)
 }
 
 #[cfg(test)]
