@@ -128,7 +128,7 @@ fn order(stage: &Stage<'_>) -> Result<Plan> {
         Request::get(format!("/orders/{customer}/{}", data.order(number)))
     });
     let query = replay(stage, "order-query", &query.collect::<Vec<_>>())?;
-    plan.add("bare axum + the query by sqlx", Kind::BareQuery, query);
+    plan.add("bare axum + query by sqlx", Kind::BareQuery, query);
     let script = pgbench::order_script(&stage.scripts)?;
     plan.add("pgbench, the query", Kind::Pgbench, Load::Pgbench { script });
     Ok(plan)
