@@ -50,8 +50,6 @@ use crate::topology::DATABASE;
 
 /// Fills caches, plans and connections before each measurement.
 const WARM_UP_SECONDS: u64 = 1;
-/// More than Redis gives a second to one core that asks.
-const REDIS_GETS_PER_SECOND: u64 = 60_000;
 
 /// How long and what.
 #[derive(Clone, Debug)]
@@ -186,8 +184,7 @@ fn send(
         }
         Load::RedisBenchmark { key } => {
             let port = stage.redis_port()?;
-            RedisBenchmark { core, port, connections: CONNECTIONS, key }
-                .run(seconds * REDIS_GETS_PER_SECOND)
+            RedisBenchmark { core, port, connections: CONNECTIONS, key }.run(seconds)
         }
         Load::Pgbench { script } => Pgbench {
             core,

@@ -16,9 +16,18 @@ pub(super) struct RedisBenchmark<'a> {
     pub(super) key: &'a str,
 }
 
+/// It takes a number of requests, not a time. So many tell how many a second it will be.
+const PROBE: u64 = 5_000;
+
 impl RedisBenchmark<'_> {
-    /// Sends `count` gets.
-    pub(super) fn run(&self, count: u64) -> Result<Sample> {
+    /// Gets the key for about `seconds`.
+    pub(super) fn run(&self, seconds: u64) -> Result<Sample> {
+        let probe = self.get(PROBE)?;
+        let per_second = PROBE as f64 / probe.seconds;
+        self.get((per_second * seconds as f64) as u64)
+    }
+
+    fn get(&self, count: u64) -> Result<Sample> {
         let mut command = Command::new("taskset");
         command.args(["--cpu-list", self.core, "redis-benchmark", "--csv", "-h", "127.0.0.1"]);
         command.arg("-p").arg(self.port.to_string()).arg("-c").arg(self.connections.to_string());

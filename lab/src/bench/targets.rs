@@ -12,7 +12,7 @@ pub(super) struct Target {
     /// What the figure is.
     pub(super) what: &'static str,
     pub(super) bound: Bound,
-    /// `None` if it was not measured.
+    /// `None` if it was not measured, or not without errors.
     pub(super) value: Option<f64>,
     /// What stands behind the figure.
     pub(super) unit: &'static str,
@@ -47,7 +47,11 @@ pub(super) fn targets(
     cold_key: Option<&ColdKey>,
     memory: Option<Memory>,
 ) -> Vec<Target> {
-    let row = |table: &str, kind| tables.iter().find(|found| found.name == table)?.row(kind);
+    // A refusal is cheap: what failed in part proves nothing.
+    let row = |table: &str, kind| {
+        let table = tables.iter().find(|found| found.name == table)?;
+        table.row(kind).filter(|row| row.errors() == 0)
+    };
     let cpu = |table, kind| row(table, kind)?.cpu_us();
     let rate = |table, kind| row(table, kind)?.per_second();
     let factor = |part: Option<f64>, of: Option<f64>| Some(part? / of.filter(|of| *of > 0.0)?);
@@ -93,7 +97,7 @@ pub(super) fn targets(
         target(
             "1,000 requests for one cold product over 3 replicas: loads",
             Bound::AtMost(1.0),
-            cold_key.and_then(|cold| cold.loads),
+            cold_key.filter(|cold| cold.errors == 0).and_then(|cold| cold.loads),
             "",
         ),
         target(
@@ -107,7 +111,7 @@ pub(super) fn targets(
 
 /// To a tenth: the housekeeping of the replica goes through the same pooler, a few round trips a second.
 fn round_trips(row: &Row) -> Option<f64> {
-    Some((row.middle(|sample| sample.round_trips)? * 10.0).round() / 10.0)
+    Some((row.best()?.round_trips? * 10.0).round() / 10.0)
 }
 
 #[cfg(test)]
@@ -138,6 +142,15 @@ mod tests {
         assert_eq!(value(&all, "cached product: requests").is_met(), Some(true));
         assert_eq!(value(&all, "resident memory").is_met(), Some(false));
         assert_eq!(value(&all, "own order").is_met(), None);
+    }
+
+    #[test]
+    fn a_row_with_errors_reaches_nothing() {
+        let mut own = row(Kind::Service, 50_000);
+        own.samples[0].errors = 1;
+        let table = Table { name: "product", title: "", about: String::new(), rows: vec![own] };
+        let all = targets(&[table], None, None);
+        assert_eq!(value(&all, "cached product: requests").is_met(), None);
     }
 
     #[test]

@@ -88,12 +88,12 @@ fn product(stage: &Stage<'_>) -> Result<Plan> {
     let mut plan = Plan::of("product", "Cached product", about);
     plan.cache = Some("product");
     let ids = || (1..=HOT_PRODUCTS).map(|number| stage.data.product(number));
-    let own = ids().map(|id| Request::get(format!("/v1/products/{id}"))).collect();
-    plan.add("shoal", Kind::Service, replay(stage, "product", own)?);
-    let held = vec![Request::get("/bare/product")];
-    plan.add("bare axum, same bytes", Kind::Bare, replay(stage, "product-bare", held)?);
-    let redis = ids().map(|id| Request::get(format!("/redis/{id}"))).collect();
-    plan.add("bare axum + Redis GET", Kind::BareRedis, replay(stage, "product-redis", redis)?);
+    let own: Vec<_> = ids().map(|id| Request::get(format!("/v1/products/{id}"))).collect();
+    plan.add("shoal", Kind::Service, replay(stage, "product", &own)?);
+    let held = [Request::get("/bare/product")];
+    plan.add("bare axum, same bytes", Kind::Bare, replay(stage, "product-bare", &held)?);
+    let redis: Vec<_> = ids().map(|id| Request::get(format!("/redis/{id}"))).collect();
+    plan.add("bare axum + Redis GET", Kind::BareRedis, replay(stage, "product-redis", &redis)?);
     plan.add("redis-benchmark GET", Kind::RedisBenchmark, get("product"));
     Ok(plan)
 }
@@ -101,11 +101,11 @@ fn product(stage: &Stage<'_>) -> Result<Plan> {
 fn list(stage: &Stage<'_>) -> Result<Plan> {
     let mut plan = Plan::of("list", "Product list of 20, cached", format!("GET {LIST}"));
     plan.cache = Some("catalogue");
-    plan.add("shoal", Kind::Service, replay(stage, "list", vec![Request::get(LIST)])?);
-    let held = vec![Request::get("/bare/list")];
-    plan.add("bare axum, same bytes", Kind::Bare, replay(stage, "list-bare", held)?);
-    let redis = vec![Request::get("/redis/list")];
-    plan.add("bare axum + Redis GET", Kind::BareRedis, replay(stage, "list-redis", redis)?);
+    plan.add("shoal", Kind::Service, replay(stage, "list", &[Request::get(LIST)])?);
+    let held = [Request::get("/bare/list")];
+    plan.add("bare axum, same bytes", Kind::Bare, replay(stage, "list-bare", &held)?);
+    let redis = [Request::get("/redis/list")];
+    plan.add("bare axum + Redis GET", Kind::BareRedis, replay(stage, "list-redis", &redis)?);
     plan.add("redis-benchmark GET", Kind::RedisBenchmark, get("list"));
     Ok(plan)
 }
@@ -120,15 +120,15 @@ fn order(stage: &Stage<'_>) -> Result<Plan> {
         let path = format!("/v1/orders/{}", data.order(number));
         Request::get(path).with_token(data.token_of_order(number))
     });
-    plan.add("shoal", Kind::Service, replay(stage, "order", own.collect())?);
-    let held = vec![Request::get("/bare/order")];
-    plan.add("bare axum, same bytes", Kind::Bare, replay(stage, "order-bare", held)?);
+    plan.add("shoal", Kind::Service, replay(stage, "order", &own.collect::<Vec<_>>())?);
+    let held = [Request::get("/bare/order")];
+    plan.add("bare axum, same bytes", Kind::Bare, replay(stage, "order-bare", &held)?);
     let query = (1..=ORDERS).map(|number| {
         let customer = data.customer(1 + number % CUSTOMERS);
         Request::get(format!("/orders/{customer}/{}", data.order(number)))
     });
-    let query = replay(stage, "order-query", query.collect())?;
-    plan.add("bare axum + the query by sqlx", Kind::BareQuery, query);
+    let query = replay(stage, "order-query", &query.collect::<Vec<_>>())?;
+    plan.add("bare axum + query by sqlx", Kind::BareQuery, query);
     let script = pgbench::order_script(&stage.scripts)?;
     plan.add("pgbench, the query", Kind::Pgbench, Load::Pgbench { script });
     Ok(plan)
@@ -161,8 +161,8 @@ fn login(stage: &Stage<'_>) -> Result<Plan> {
     Ok(plan)
 }
 
-fn replay(stage: &Stage<'_>, name: &str, requests: Vec<Request>) -> Result<Load> {
-    let script = write_replay(&stage.scripts, name, &requests)?;
+fn replay(stage: &Stage<'_>, name: &str, requests: &[Request]) -> Result<Load> {
+    let script = write_replay(&stage.scripts, name, requests)?;
     Ok(Load::Wrk { script, connections: CONNECTIONS })
 }
 

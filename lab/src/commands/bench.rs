@@ -71,7 +71,11 @@ pub fn run(options: &Options) -> Result<()> {
         workloads: chosen(&options.only),
     };
     let report = crate::bench::run(setting, &extent, &progress)?;
-    state::remove(&site_dir)?;
+    if report.has_errors() {
+        println!("\nThe servers' logs are kept until the next run: {}", site_dir.display());
+    } else {
+        state::remove(&site_dir)?;
+    }
     tell(&report, &options.out.clone().unwrap_or_else(|| target.join(OUT)))
 }
 

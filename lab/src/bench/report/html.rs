@@ -53,7 +53,7 @@ fn introduction(report: &Report) -> String {
         "<p class=\"lead\">One replica of the service with all of its layers, pinned to one core, side by side on \
          that core with what the same answer costs without it: bare axum handlers, and clients that do \
          nothing else. Each contender ran for {} s in each of {} rounds, in turns; the figures are \
-         medians.</p>\n<p class=\"facts\">{} · {} · {}</p>\n",
+         those of its best.</p>\n<p class=\"facts\">{} · {} · {}</p>\n",
         report.seconds,
         report.rounds,
         escape(&machine.date),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::cold_key::ColdKey;
-use super::figures::Table;
+use super::figures::{Row, Table};
 use super::machine::Machine;
 use super::proc::Memory;
 use super::targets::Target;
@@ -32,6 +32,13 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Whether any request failed.
+    pub(crate) fn has_errors(&self) -> bool {
+        let rows = self.tables.iter().flat_map(|table| &table.rows);
+        rows.map(Row::errors).sum::<u64>() > 0
+            || self.cold_key.as_ref().is_some_and(|cold| cold.errors > 0)
+    }
+
     /// For a terminal, and just as well for the log of a build server.
     pub(crate) fn text(&self) -> String {
         text::render(self)

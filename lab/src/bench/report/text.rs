@@ -56,11 +56,10 @@ pub(super) fn warnings(report: &Report) -> Vec<String> {
             grouped(row.errors() as i64)
         ));
     }
-    let disturbed =
-        rows().filter_map(|(_, row)| row.worst(|sample| sample.disturbed)).fold(0.0, f64::max);
+    let disturbed = rows().filter_map(|(_, row)| row.best()?.disturbed).fold(0.0, f64::max);
     if disturbed > WORTH_TELLING {
         warnings.push(format!(
-            "Something else took up to {:.0} % of the measured core: requests per second and latencies are worse than they would be, CPU per request hardly.",
+            "Something else took up to {:.0} % of the measured core. On a quiet machine all figures are better, and requests per second much better; ratios change least.",
             disturbed * 100.0
         ));
     }
