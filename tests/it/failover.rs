@@ -164,8 +164,23 @@ async fn after_a_failover_a_replica_of_the_old_primary_is_left_out() {
         assert_eq!(read(db, consistency).await, new);
     }
     assert!(db.states().iter().all(|state| state.up == (state.name == "primary")));
-    // Told to follow the successor, it is back at once, not only at its next restart point.
+}
+
+/// Told to follow the successor, a replica is back at once, not only at its next restart point.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_a_replica_of_the_new_primary_is_read_from() {
+    let mut own = own_postgres(2);
+    let ways = ways(&own);
+    let fleet = fleet_through(&own, &ways).await;
+    let db = &fleet.app().db;
+    fleet.database.replicated().await;
+    own.primary.postgres.process().kill();
+    own.replicas[0].postgres.promote().unwrap();
+    let new = own.replicas[0].postgres.port();
+    ways[0].lead_to(([127, 0, 0, 1], own.replicas[0].pooler.port()).into()).unwrap();
+    ways[0].reset().unwrap();
     follow(&own, 1, new).await;
+    until(async || db.states()[0].up).await;
     in_rotation(&fleet, &[2]).await;
     let mut primary = superuser_at(&own, new).await;
     primary.execute("update users set name = 'after'").await.unwrap();
