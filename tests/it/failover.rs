@@ -88,6 +88,7 @@ async fn reads_under_way_leave_a_frozen_replica() {
     // Sent to nobody, since its connection is open and nothing answers.
     let moved = timeout(FOR_EVER, source(&mut conn)).await.unwrap();
     assert_eq!(moved, own.primary.postgres.port());
+    assert_eq!(metric(&fleet, "db_reads_total{reason=\"moved\",target=\"primary\"}"), 1.0);
     // And it stays where it is.
     assert_eq!(source(&mut conn).await, own.primary.postgres.port());
     assert_eq!(read(db, Consistency::Any).await, own.primary.postgres.port());
