@@ -88,6 +88,7 @@ async fn reads_under_way_leave_a_frozen_replica() {
     // Sent to nobody, since its connection is open and nothing answers.
     let moved = timeout(FOR_EVER, source(&mut conn)).await.unwrap();
     assert_eq!(moved, own.primary.postgres.port());
+    assert_eq!(metric(&fleet, "db_reads_total{reason=\"moved\",target=\"primary\"}"), 1.0);
     // And it stays where it is.
     assert_eq!(source(&mut conn).await, own.primary.postgres.port());
     assert_eq!(read(db, Consistency::Any).await, own.primary.postgres.port());
@@ -164,8 +165,23 @@ async fn after_a_failover_a_replica_of_the_old_primary_is_left_out() {
         assert_eq!(read(db, consistency).await, new);
     }
     assert!(db.states().iter().all(|state| state.up == (state.name == "primary")));
-    // Told to follow the successor, it is back at once, not only at its next restart point.
+}
+
+/// Told to follow the successor, a replica is back at once, not only at its next restart point.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_a_replica_of_the_new_primary_is_read_from() {
+    let mut own = own_postgres(2);
+    let ways = ways(&own);
+    let fleet = fleet_through(&own, &ways).await;
+    let db = &fleet.app().db;
+    fleet.database.replicated().await;
+    own.primary.postgres.process().kill();
+    own.replicas[0].postgres.promote().unwrap();
+    let new = own.replicas[0].postgres.port();
+    ways[0].lead_to(([127, 0, 0, 1], own.replicas[0].pooler.port()).into()).unwrap();
+    ways[0].reset().unwrap();
     follow(&own, 1, new).await;
+    until(async || db.states()[0].up).await;
     in_rotation(&fleet, &[2]).await;
     let mut primary = superuser_at(&own, new).await;
     primary.execute("update users set name = 'after'").await.unwrap();

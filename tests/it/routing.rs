@@ -162,9 +162,13 @@ async fn a_replica_that_lagged_before_the_process_began_is_not_trusted() {
     own.replicas[0].postgres.set_apply_delay(Duration::from_secs(600)).unwrap();
     let other = Fleet::of(1).postgres(&own).await.start().await;
     write(&other).await;
-    let fleet = Fleet::of(1).postgres(&own).await.start().await;
+    // So high a limit that the lag from here on does not matter.
+    let limit = ("SHOAL_DB_MAX_REPLICA_LAG_MS", "600000");
+    let fleet = Fleet::of(1).postgres(&own).await.set(limit.0, limit.1).start().await;
+    let behind = "db_replica_lag_bytes{replica=\"replica-1\"}";
+    until(async || metric(&fleet, behind) > 0.0).await;
     in_rotation(&fleet, &[2]).await;
-    for _ in 0..10 {
+    for _ in 0..100 {
         let source = read(&fleet.app().db, Consistency::Any).await;
         assert_eq!(source, own.replicas[1].postgres.port());
     }

@@ -31,6 +31,9 @@ pub(super) struct Cluster {
 }
 
 struct Seen {
+    /// Set by the first look at the primary, whether or not it answered: until then nobody can
+    /// tell how far behind a replica is.
+    has_looked: bool,
     primary: Option<Lead>,
     replicas: Vec<Option<Follower>>,
 }
@@ -69,7 +72,7 @@ impl Cluster {
         max_lag: Duration,
     ) -> Self {
         let followers = replicas.iter().map(|_| None).collect();
-        let seen = Mutex::new(Seen { primary: None, replicas: followers });
+        let seen = Mutex::new(Seen { has_looked: false, primary: None, replicas: followers });
         let (newest, arrived) = (AtomicU64::new(0), Notify::new());
         Self { primary, replicas, max_lag, seen, newest, arrived }
     }
@@ -93,7 +96,8 @@ impl Cluster {
     pub(super) fn note_primary(&self, asked: Instant, look: Result<Position, String>) {
         let target = self.primary.pool.target();
         let mut seen = self.seen();
-        let Seen { primary, replicas } = &mut *seen;
+        seen.has_looked = true;
+        let Seen { primary, replicas, .. } = &mut *seen;
         let position = match look {
             Ok(position) if !position.is_in_recovery => position,
             look => {
@@ -146,7 +150,7 @@ impl Cluster {
     pub(super) fn note_replica(&self, index: usize, stay: u64, look: Result<Position, String>) {
         let replica = &self.replicas[index];
         let mut seen = self.seen();
-        let Seen { primary, replicas } = &mut *seen;
+        let Seen { has_looked, primary, replicas } = &mut *seen;
         let position = match look {
             Ok(position) => position,
             Err(why) => {
@@ -167,7 +171,8 @@ impl Cluster {
         let (lag, objection) = judge(primary.as_ref(), follower, self.max_lag);
         replica.note(stay, lsn, &lag);
         match objection {
-            None => replica.join(stay),
+            None if *has_looked => replica.join(stay),
+            None => {}
             Some(objection) => replica.leave(&objection),
         }
         drop(seen);

@@ -116,12 +116,18 @@ impl Db {
             let (size, limit) = (config.pool_size, config.acquire_timeout);
             Pool::new(target, options.clone(), size, limit, seconds)
         };
+        let reads = metrics.counter_vec(
+            "db_reads_total",
+            "Reads by where they went and why.",
+            &["target", "reason"],
+        )?;
         let options = connect_options(&config.primary_url)?;
         let primary = Arc::new(Primary::new(
             pool("primary", &options)?,
             config.pool_size,
             config.acquire_timeout,
             config.replica_urls.len(),
+            reads.with_label_values(&["primary", "moved"]),
         ));
         let sampler = Sampler::new(options);
         let mut samplers = Vec::with_capacity(config.replica_urls.len());
@@ -137,12 +143,7 @@ impl Db {
         }
         let pools = replicas.iter().map(|replica| &replica.pool);
         PoolSizes::register(metrics, std::iter::once(&primary.pool).chain(pools))?;
-        let reads = Reads::new(&metrics.counter_vec(
-            "db_reads_total",
-            "Reads by where they went and why.",
-            &["target", "reason"],
-        )?);
-        let routes = Routes::new(primary, replicas, config.max_replica_lag, reads);
+        let routes = Routes::new(primary, replicas, config.max_replica_lag, Reads::new(&reads));
         let routes = Arc::new(routes);
         let run = |watch: BoxFuture<'static, ()>| {
             let stopping = tasks.stopping();

@@ -41,8 +41,11 @@ struct Span {
     up_to: Lsn,
 }
 
-/// Half of them are at full resolution; each time the older half fills up, it is thinned.
-const MOST_SPANS: usize = 256;
+/// When there are more, they are thinned, which leaves about 200 of a year.
+const MOST_SPANS: usize = 512;
+
+/// A thinned span is as long as this part of its age, which is how much too long a lag may look.
+const PART_OF_AGE: u32 = 8;
 
 /// How many spans the lag that is tolerated is divided into.
 const RESOLUTION: u32 = 64;
@@ -85,15 +88,21 @@ impl History {
         self.last.duration_since(self.started)
     }
 
-    /// Merges the older half in pairs, so that any length of time fits.
+    /// Merges what is old, so that any length of time fits.
     fn thin(&mut self) {
-        let newer = self.spans.split_off(MOST_SPANS / 2);
-        let mut older = std::mem::take(&mut self.spans).into_iter();
-        while let Some(first) = older.next() {
-            let up_to = older.next().map_or(first.up_to, |second| second.up_to);
-            self.spans.push_back(Span { since: first.since, up_to });
+        let mut spans = std::mem::take(&mut self.spans).into_iter().peekable();
+        while let Some(span) = spans.next() {
+            let end = spans.peek().map_or(self.last, |next| next.since);
+            match self.spans.back_mut() {
+                Some(before)
+                    if end.duration_since(before.since)
+                        <= self.last.duration_since(before.since) / PART_OF_AGE =>
+                {
+                    before.up_to = span.up_to;
+                }
+                _ => self.spans.push_back(span),
+            }
         }
-        self.spans.extend(newer);
     }
 }
 
@@ -128,13 +137,13 @@ mod tests {
     fn lag_is_never_told_too_short_however_long_it_is() {
         let start = Instant::now();
         let mut history = History::new(Lsn(0), start, LIMIT);
-        for second in 1..=10_000 {
+        for second in 1..=1_000_000 {
             history.push(Lsn(second), at(start, second));
         }
         assert!(history.spans.len() <= MOST_SPANS);
-        for behind in [1, 10, 100, 1_000, 9_999] {
-            let lag = history.lag(Lsn(10_000 - behind)).unwrap().as_secs();
-            assert!((behind - 1..=2 * behind + 1).contains(&lag), "{behind} s: {lag} s");
+        for behind in [1, 10, 100, 1_000, 9_999, 999_999] {
+            let lag = history.lag(Lsn(1_000_000 - behind)).unwrap().as_secs();
+            assert!((behind - 1..=behind + behind / 7).contains(&lag), "{behind} s: {lag} s");
         }
     }
 

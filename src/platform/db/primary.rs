@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prometheus::IntCounter;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{conn::Conn, error::Error, pool::Pool, sampler::Pace};
@@ -17,6 +18,7 @@ pub(super) struct Primary {
     /// connections to the writers. Closed only with the process.
     bulkhead: Option<Arc<Semaphore>>,
     acquire_timeout: Duration,
+    moved: IntCounter,
 }
 
 impl Primary {
@@ -26,10 +28,17 @@ impl Primary {
         pool_size: usize,
         acquire_timeout: Duration,
         replicas: usize,
+        moved: IntCounter,
     ) -> Self {
         let half = (pool_size / 2).max(1);
         let bulkhead = (replicas > 0).then(|| Arc::new(Semaphore::new(half)));
-        Self { pool, pace: Pace::default(), bulkhead, acquire_timeout }
+        Self { pool, pace: Pace::default(), bulkhead, acquire_timeout, moved }
+    }
+
+    /// A connection for a read that has failed on a replica; as [`Primary::for_reads`].
+    pub(super) async fn for_moved(&self) -> Result<Conn, Error> {
+        self.moved.inc();
+        self.for_reads().await
     }
 
     /// A connection for a read that no replica can serve, within one acquire time-out.

@@ -248,9 +248,9 @@ impl Loan {
     /// A connection to go on with.
     ///
     /// # Errors
-    /// As [`Primary::for_reads`].
+    /// As [`Primary::for_moved`].
     pub(super) async fn at_primary(&self) -> Result<Conn, Error> {
-        self.primary.for_reads().await
+        self.primary.for_moved().await
     }
 }
 

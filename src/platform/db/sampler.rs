@@ -99,7 +99,7 @@ impl Pace {
     /// pause, and becomes this one.
     pub(super) async fn rest(&self, asked: Instant, pause: &mut Duration) {
         let was = self.state.swap(UNUSED, Ordering::Relaxed);
-        *pause = if was == USED { BUSY_PAUSE } else { (*pause * 2).min(QUIET_PAUSE) };
+        *pause = if was == USED { BUSY_PAUSE } else { (*pause * 2).clamp(BUSY_PAUSE, QUIET_PAUSE) };
         if *pause > BUSY_PAUSE {
             let _ =
                 self.state.compare_exchange(UNUSED, RESTING, Ordering::Relaxed, Ordering::Relaxed);
