@@ -15,6 +15,7 @@ mod support;
 mod auth;
 mod catalogue;
 mod cli;
+mod commit;
 mod errors;
 mod failure;
 mod hostile;

@@ -340,6 +340,17 @@ pub(super) struct Columns {
     pub(super) availabilities: Vec<Availability>,
 }
 
+/// Locks those of these products that exist, in the order in which everybody locks products.
+pub(super) async fn lock_by_sku(conn: &mut Conn, skus: &[&str]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "select from products where sku = any($1) order by id for no key update",
+        skus as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Inserts products with their stock, or updates those whose SKU exists without it. Their ids and
 /// SKUs; one whose currency would change is missing.
 pub(super) async fn upsert(
