@@ -10,12 +10,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use deadpool_redis::redis::FromRedisValue;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use ipnet::IpNet;
 
 use super::{
     client_ip::{Peer, bucket, client_ip},
     error::ApiError,
+    quota::{RATE_LIMIT, RATE_LIMIT_POLICY},
 };
 use crate::platform::{
     db::Consistency,
@@ -26,9 +27,6 @@ use crate::platform::{
 
 /// Asking what is left must not cost any of it.
 pub const RATE_LIMIT_PATH: &str = "/v1/rate-limit";
-
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// What the gate needs. Cheap to clone.
 #[derive(Clone)]
@@ -120,7 +118,10 @@ pub async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) ->
         too_many_requests(&decision).into_response()
     };
     let headers = response.headers_mut();
-    gate.write_headers(headers, &decision);
+    // Another limit that refused tells of itself.
+    if !headers.contains_key(&RATE_LIMIT) {
+        gate.write_headers(headers, &decision);
+    }
     // What is public says so; everything else is somebody's.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
@@ -137,7 +138,7 @@ pub fn too_many_requests(decision: &Decision) -> ApiError {
             decision.policy.window.as_secs(),
         ),
     )
-    .retry_after(decision.retry_after)
+    .limit(decision)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -17,5 +17,6 @@ pub mod limits;
 pub mod ops;
 pub mod pagination;
 pub mod params;
+mod quota;
 mod route_metrics;
 pub mod server;
