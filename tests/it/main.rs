@@ -16,6 +16,7 @@ mod auth;
 mod cache;
 mod catalogue;
 mod cli;
+mod commit;
 mod errors;
 mod failover;
 mod failure;

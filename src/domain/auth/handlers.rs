@@ -127,9 +127,10 @@ pub(super) async fn delete_sessions(
 pub(super) async fn change_password(
     State(app): State<AppState>,
     User(principal): User,
+    origin: Origin,
     json::Json(input): json::Json<ChangePassword>,
 ) -> Result<StatusCode, ApiError> {
-    service::change_password(&app, &principal, input).await?;
+    service::change_password(&app, &principal, &origin, input).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -47,6 +47,7 @@ pub(super) async fn register(
     events::emit(&mut tx, &event)?;
     let grant = app.sessions.begin(&mut tx, user.id, origin).await?;
     tx.commit().await?;
+    limits::forgive_account(app, &input.email, origin.ip).await;
     let tokens = issue(app, &grant, user.role())?;
     Ok((user, tokens))
 }
@@ -61,7 +62,7 @@ pub(super) async fn login(
     origin: &Origin,
 ) -> Result<TokenResponse, ApiError> {
     limits::spend_address(app, origin.ip).await?;
-    limits::spend_account(app, &input.email).await?;
+    limits::spend_account(app, &input.email, origin.ip).await?;
     let mut conn = app.db.primary().await?;
     let found = users::find_credentials(&mut conn, &input.email).await?;
     // Hashing takes tens of milliseconds: the connection is for others meanwhile.
@@ -71,7 +72,7 @@ pub(super) async fn login(
     let Some(user) = user.filter(|_| matches) else {
         return Err(ApiError::unauthorized());
     };
-    limits::forgive_account(app, &input.email).await;
+    limits::forgive_account(app, &input.email, origin.ip).await;
     let mut tx = app.db.begin().await?;
     // A change of the password ends the sessions it finds: none may begin behind its back.
     if users::lock_password_hash(&mut tx, user.id).await? != hash {
@@ -122,6 +123,7 @@ pub(super) async fn end_sessions(app: &AppState, user_id: Uuid) -> Result<(), Ap
 pub(super) async fn change_password(
     app: &AppState,
     principal: &Principal,
+    origin: &Origin,
     input: ChangePassword,
 ) -> Result<(), ApiError> {
     refuse_common(app, &input.new_password, "/new_password")?;
@@ -135,7 +137,7 @@ pub(super) async fn change_password(
     let email = users::Email::try_from(user.email).map_err(|why| {
         ApiError::internal(anyhow::anyhow!("stored address of {}: {why}", user.id))
     })?;
-    limits::spend_account(app, &email).await?;
+    limits::spend_account(app, &email, origin.ip).await?;
     if !app.passwords.verify(input.current_password, Some(verified.clone())).await? {
         return Err(ApiError::invalid(
             "/current_password",
@@ -143,7 +145,7 @@ pub(super) async fn change_password(
             "is not your current password",
         ));
     }
-    limits::forgive_account(app, &email).await;
+    limits::forgive_account(app, &email, origin.ip).await;
     let hash = app.passwords.hash(input.new_password.into()).await?;
     let mut tx = app.db.begin().await?;
     // A change that was under way at the same time has ended this one's session, or will.

@@ -48,6 +48,10 @@ pub async fn import(
 ) -> anyhow::Result<Vec<Uuid>> {
     let products = parse(csv)?;
     let mut tx = db.begin().await.context("cannot reach the database")?;
+    // Orders may change their availability meanwhile: without an order of locks for both, each
+    // might wait for the other.
+    let skus: Vec<&str> = products.iter().map(|product| product.sku.as_str()).collect();
+    queries::lock_by_sku(&mut tx, &skus).await.context("nothing was imported")?;
     let mut ids = Vec::with_capacity(products.len());
     for batch in products.chunks(BATCH) {
         let done = upsert(&mut tx, batch).await.context("nothing was imported")?;

@@ -53,12 +53,10 @@ pub(super) async fn update_me(
     json::Json(input): json::Json<UpdateUser>,
 ) -> Result<Response, ApiError> {
     let mut tx = app.db.begin().await?;
-    let current = queries::find(&mut tx, principal.user_id).await?;
-    let current = current.ok_or_else(ApiError::not_found)?;
-    if_match.check(current.version)?;
+    let version = queries::find_version_for_update(&mut tx, principal.user_id).await?;
+    if_match.check(version.ok_or_else(ApiError::not_found)?)?;
     let name = input.name.as_ref().map(|name| name.as_str());
-    let updated = queries::update(&mut tx, current.id, current.version, name).await?;
-    let updated = updated.ok_or_else(ApiError::precondition_failed)?;
+    let updated = queries::update(&mut tx, principal.user_id, name).await?;
     tx.commit().await?;
     Ok(respond(updated, &HeaderMap::new()))
 }

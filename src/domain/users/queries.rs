@@ -102,24 +102,31 @@ pub async fn replace_password_hash(
     Ok(done.rows_affected() == 1)
 }
 
-/// `None` if the version is no longer `version`.
+/// The version, with the row locked until the transaction ends.
+pub(super) async fn find_version_for_update(
+    conn: &mut Conn,
+    id: Uuid,
+) -> Result<Option<i32>, sqlx::Error> {
+    sqlx::query_scalar!("select version from users where id = $1 for no key update", id)
+        .fetch_optional(conn)
+        .await
+}
+
 pub(super) async fn update(
     conn: &mut Conn,
     id: Uuid,
-    version: i32,
     name: Option<&str>,
-) -> Result<Option<User>, sqlx::Error> {
+) -> Result<User, sqlx::Error> {
     sqlx::query_as!(
         User,
         "update users
-         set name = coalesce($3, name), version = version + 1, updated_at = now()
-         where id = $1 and version = $2
+         set name = coalesce($2, name), version = version + 1, updated_at = now()
+         where id = $1
          returning id, email, name, role, avatar_url, version, created_at",
         id,
-        version,
         name,
     )
-    .fetch_optional(conn)
+    .fetch_one(conn)
     .await
 }
 

@@ -10,7 +10,8 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::platform::{cache, context::Context, db, idempotency, passwords};
+use super::limits;
+use crate::platform::{cache, context::Context, db, idempotency, passwords, rate_limit::Decision};
 
 /// An error as the client gets it.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct ApiError {
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     retry_after: Option<Duration>,
+    /// The limit that refused, told in the headers.
+    limit: Option<Box<Decision>>,
     /// For the log only.
     cause: Option<anyhow::Error>,
 }
@@ -63,6 +66,7 @@ impl ApiError {
             detail: detail.into(),
             errors: Vec::new(),
             retry_after: None,
+            limit: None,
             cause: None,
         }
     }
@@ -155,6 +159,11 @@ impl ApiError {
         self
     }
 
+    pub fn limit(mut self, decision: &Decision) -> Self {
+        self.limit = Some(Box::new(*decision));
+        self.retry_after(decision.retry_after)
+    }
+
     pub fn errors(mut self, errors: Vec<FieldError>) -> Self {
         self.errors = errors;
         self
@@ -206,6 +215,9 @@ impl IntoResponse for ApiError {
             // Rounded up: a client that comes back early is refused again.
             let seconds = delay.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(decision) = self.limit {
+            limits::write_headers(headers, &decision);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -96,7 +96,7 @@ pub fn too_many_requests(decision: &Decision) -> ApiError {
             decision.policy.window.as_secs(),
         ),
     )
-    .retry_after(decision.retry_after)
+    .limit(decision)
 }
 
 /// Rounded up: whoever comes back early is refused again.

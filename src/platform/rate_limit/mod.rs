@@ -3,6 +3,7 @@
 //! While Redis is away each replica grants a share of the quota by itself, so that guessing
 //! passwords does not become free.
 
+mod guesses;
 mod local;
 
 use std::{fmt, sync::Arc, time::Duration};
