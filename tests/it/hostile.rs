@@ -230,7 +230,7 @@ async fn what_a_client_hung_up_on_ends_by_its_deadline() {
     let product = admin.create_product(5, 100).await;
     let customer = fleet.client.register().await;
     let blocker = lock_without_time_outs(&fleet, product).await;
-    order_and_hang_up(&fleet, &customer, product, "2000").await;
+    order_and_hang_up(&fleet, &customer, product, "6000").await;
     until(async || open_transactions(&fleet.database).await, 0).await;
     drop(blocker);
     // Neither the row nor the key is held by the one that is gone.

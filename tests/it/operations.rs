@@ -133,7 +133,10 @@ async fn metrics_count_what_happened_by_route_template() {
         let label = format!("outcome=\"{outcome}\"");
         assert_eq!(value("idempotency_requests_total", &[&label]), 1.0, "{outcome}");
     }
-    assert!(value("rate_limit_decisions_total", &["default", "decision=\"allowed\""]) >= 9.0);
+    for policy in ["default", "write"] {
+        let labels = [policy, "decision=\"allowed\""];
+        assert!(value("rate_limit_decisions_total", &labels) >= 3.0, "{policy}");
+    }
     assert!(value("http_request_duration_seconds_bucket", &["le=\"0.05\""]) > 0.0);
     assert!(value("http_request_duration_seconds_bucket", &["le=\"0.2\""]) > 0.0);
     let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));

@@ -137,6 +137,7 @@ async fn a_full_pool_says_so_instead_of_waiting_on() {
     let fleet = Fleet::of(1)
         .set("SHOAL_DB_POOL_SIZE", "1")
         .set("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "1000")
+        .set("DATABASE_REPLICA_URLS", "")
         .start()
         .await;
     let db = &fleet.app().db;

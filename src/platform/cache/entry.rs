@@ -68,7 +68,7 @@ pub(super) fn contains(valid_at: Lsn, consistency: Consistency) -> bool {
     match consistency {
         Consistency::Any => true,
         Consistency::AtLeast(lsn) => valid_at >= lsn,
-        Consistency::Latest | Consistency::Uncached => false,
+        Consistency::Latest | Consistency::LatestElse(_) | Consistency::Uncached => false,
     }
 }
 

@@ -9,7 +9,10 @@ use futures::future::join_all;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::store::{Slot, Store};
+use super::{
+    near::Near,
+    store::{Slot, Store},
+};
 use crate::platform::{context, db::Lsn};
 
 /// An entry that a transaction is about to make stale.
@@ -17,12 +20,23 @@ use crate::platform::{context, db::Lsn};
 pub struct Eviction {
     pub(super) store: Arc<Store>,
     pub(super) slot: Slot,
+    /// The copies of this process, which need not wait for the message.
+    pub(super) near: Near,
+    /// `None`: all of them.
+    pub(super) key: Option<u128>,
     /// What tells the near caches.
     pub(super) message: String,
     pub(super) repairs: mpsc::Sender<Repair>,
 }
 
 impl Eviction {
+    fn evict_near(&self) {
+        match self.key {
+            Some(key) => self.near.evict(key),
+            None => self.near.clear(),
+        }
+    }
+
     /// Makes sure that nothing older than `lsn` is kept, however late. Whether Redis heard of it.
     pub async fn repeat(&self, lsn: Lsn) -> bool {
         self.store.settle(&self.slot, "", lsn, &self.message).await.is_ok()
@@ -51,6 +65,7 @@ impl Burial {
         let bury = evictions.into_iter().map(async |eviction| {
             let Eviction { store, slot, message, .. } = &eviction;
             let is_buried = store.bury(slot, &writer, message).await.is_ok();
+            eviction.evict_near();
             (eviction, is_buried)
         });
         let evictions = join_all(bury).await;

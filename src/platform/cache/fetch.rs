@@ -106,9 +106,8 @@ impl Fetch {
                     self.store.release(&search.slot, &search.token).await;
                     return match consistency {
                         // Too old to keep may be new enough for this request.
-                        Consistency::Any | Consistency::AtLeast(_) if error.is_unreachable() => {
-                            self.past(consistency, &*load).await
-                        }
+                        Consistency::Latest => Err(error),
+                        _ if error.is_unreachable() => self.past(consistency, &*load).await,
                         _ => Err(error),
                     };
                 }
@@ -132,7 +131,9 @@ impl Fetch {
         let valid_at = match consistency {
             Consistency::Any => Lsn::default(),
             Consistency::AtLeast(lsn) => lsn,
-            Consistency::Latest | Consistency::Uncached => self.db.position(),
+            Consistency::Latest | Consistency::LatestElse(_) | Consistency::Uncached => {
+                self.db.position()
+            }
         };
         let _turn = self.turn().await?;
         self.loads.inc();

@@ -35,17 +35,16 @@ use prometheus::{IntCounter, IntCounterVec};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc};
 
+pub use self::{
+    entry::{Entry, Error, Found, Status},
+    eviction::{Burial, Eviction},
+};
 use self::{
-    entry::Found as Answer,
     eviction::Repair,
     fetch::{Fetch, Kind},
     flights::Flights,
     near::Near,
     store::Store,
-};
-pub use self::{
-    entry::{Entry, Error, Found, Status},
-    eviction::{Burial, Eviction},
 };
 use super::{
     db::{self, Consistency, Db},
@@ -95,7 +94,7 @@ pub struct Caches {
 pub struct Cache {
     name: &'static str,
     near: Near,
-    flights: Arc<Flights<Result<Answer, Error>>>,
+    flights: Arc<Flights<Result<Found, Error>>>,
     fetch: Arc<Fetch>,
     repairs: mpsc::Sender<Repair>,
     near_hits: IntCounter,
@@ -241,17 +240,17 @@ impl Cache {
     /// What a transaction that changes this item hands to [`super::db::Tx::evict`].
     pub fn eviction(&self, key: u128) -> Eviction {
         let slot = self.fetch.item_slot(key);
-        self.eviction_of(slot, format!("{}:{key:x}", self.name))
+        self.eviction_of(slot, Some(key), format!("{}:{key:x}", self.name))
     }
 
     /// The same for a transaction that changes what any of these lists shows.
     pub fn eviction_of_all(&self) -> Eviction {
-        self.eviction_of(self.fetch.scope_slot(), format!("{}:*", self.name))
+        self.eviction_of(self.fetch.scope_slot(), None, format!("{}:*", self.name))
     }
 
-    fn eviction_of(&self, slot: store::Slot, message: String) -> Eviction {
+    fn eviction_of(&self, slot: store::Slot, key: Option<u128>, message: String) -> Eviction {
         let (store, repairs) = (self.fetch.store.clone(), self.repairs.clone());
-        Eviction { store, slot, message, repairs }
+        Eviction { store, slot, near: self.near.clone(), key, message, repairs }
     }
 }
 

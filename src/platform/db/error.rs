@@ -34,6 +34,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the server could not be asked, so that another may know.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable(..) | Self::Unavailable(_))
+    }
+
     pub(super) fn from_connect(pool: &'static str, error: sqlx::Error) -> Self {
         match Self::from(error) {
             Self::Bug(error) | Self::Unavailable(error) => {

@@ -69,6 +69,9 @@ pub enum Consistency {
     AtLeast(Lsn),
     /// Everything that was acknowledged before the read began.
     Latest,
+    /// The same; but while the primary is away, this position and the last one that it was seen
+    /// at will do.
+    LatestElse(Lsn),
     /// The same, and no cache may answer: one holds what the reader has replaced.
     Uncached,
 }

@@ -79,6 +79,17 @@ impl Routes {
                 self.reads.latest.inc();
                 return self.primary.pool.get().await;
             }
+            Consistency::LatestElse(lsn) => {
+                self.reads.latest.inc();
+                return match self.primary.pool.get().await {
+                    Err(error @ Error::Unreachable(..)) => {
+                        let needed = self.cluster.newest().max(*lsn);
+                        let replica = self.pick(needed).ok_or(error)?;
+                        replica.borrow(&self.primary).await
+                    }
+                    result => result,
+                };
+            }
         };
         // Each round but the last finds out that a replica is gone.
         for _ in 0..=self.replicas.len() {

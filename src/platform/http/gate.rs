@@ -112,10 +112,14 @@ impl Inner {
                 let keys = [session.as_str(), &self.positions.key(*user_id)];
                 let who = user_tag(*user_id);
                 let (decision, found) = self.limiter.check_and_get(policy, who, cost, &keys).await;
-                let found = found.unwrap_or_default();
-                let value = |index: usize| found.get(index).and_then(Option::as_deref);
+                let value = |index: usize| found.as_ref()?.get(index)?.as_deref();
                 let session = Session::parse(value(0));
-                (decision, session, of_user(token, session, value(1)))
+                let consistency = match found.is_some() {
+                    true => of_user(token, session, value(1)),
+                    // Nobody knows what the user has written.
+                    false => Consistency::Latest,
+                };
+                (decision, session, consistency)
             }
         };
         Visitor { gate: self.clone(), ip, principal, session, decision, consistency }
@@ -165,13 +169,15 @@ fn of_user(token: Option<Option<Token>>, session: Session, position: Option<&str
         Some(None) => return Consistency::Latest,
         None => Lsn::default(),
     };
-    let Session::Active(floor) = session else {
-        return Consistency::Latest;
+    let position = match position.map(Positions::parse) {
+        Some(Some(position)) => position,
+        Some(None) => return Consistency::Latest,
+        None => Lsn::default(),
     };
-    match position.map(Positions::parse) {
-        Some(None) => Consistency::Latest,
-        Some(Some(position)) => Consistency::AtLeast(lsn.max(floor).max(position)),
-        None => Consistency::AtLeast(lsn.max(floor)),
+    match session {
+        Session::Active(floor) => Consistency::AtLeast(lsn.max(floor).max(position)),
+        // Nobody asked lately, as is usual, or Redis lost it, and the position with it.
+        Session::Unknown | Session::Revoked => Consistency::LatestElse(lsn.max(position)),
     }
 }
 
@@ -208,9 +214,11 @@ mod tests {
         assert_eq!(of_user(None, active, Some("1e")), Consistency::AtLeast(Lsn(30)));
         assert_eq!(of_user(token(40), active, Some("1e")), Consistency::AtLeast(Lsn(40)));
         assert_eq!(of_user(token(10), active, None), Consistency::AtLeast(Lsn(20)));
-        // Redis away, its data lost, a forged token, nonsense: each may hide a write.
-        assert_eq!(of_user(None, Session::Unknown, None), Consistency::Latest);
-        assert_eq!(of_user(token(40), Session::Unknown, None), Consistency::Latest);
+        let unknown = Session::Unknown;
+        assert_eq!(of_user(None, unknown, None), Consistency::LatestElse(Lsn(0)));
+        assert_eq!(of_user(token(40), unknown, Some("1e")), Consistency::LatestElse(Lsn(40)));
+        assert_eq!(of_user(token(20), unknown, Some("1e")), Consistency::LatestElse(Lsn(30)));
+        // A forged token or nonsense may hide a write.
         assert_eq!(of_user(Some(None), active, None), Consistency::Latest);
         assert_eq!(of_user(None, active, Some("x")), Consistency::Latest);
     }

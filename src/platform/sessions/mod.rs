@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 pub use self::queries::Session;
 use super::{
-    db::{self, Db, Lsn, Tx},
+    db::{self, Consistency, Db, Lsn, Tx},
     redis::Redis,
 };
 
@@ -229,18 +229,10 @@ impl Sessions {
     pub async fn is_live(&self, user_id: Uuid, session_id: Uuid) -> Result<bool, db::Error> {
         let load = async {
             let asked = Instant::now();
-            let entry_end = self.entry_end().await;
-            // A replica may lag behind the revocation.
-            let mut conn = self.db.primary().await?;
-            let (live, lsn) = queries::is_live(&mut conn, session_id).await?;
-            drop(conn);
-            if let Some(end) = entry_end {
-                let value = if live { format!("{ACTIVE}{lsn}") } else { REVOKED.to_owned() };
-                let mut set = cmd("SET");
-                // NX: never over a `revoked` that came in between.
-                set.arg(self.key(user_id, session_id)).arg(value).arg("NX").arg("PXAT").arg(end);
-                let _ = self.redis.run::<Option<String>>(&set).await;
-            }
+            let live = match self.ask_primary(user_id, session_id).await {
+                Err(error) if error.is_unreachable() => self.ask_replica(session_id).await?,
+                answer => answer?,
+            };
             Ok::<_, db::Error>((live, asked))
         };
         let answer = self.answers.try_get_with(session_id, load).await;
@@ -251,6 +243,29 @@ impl Sessions {
             self.answers.invalidate(&session_id).await;
         }
         Ok(live)
+    }
+
+    async fn ask_primary(&self, user_id: Uuid, session_id: Uuid) -> Result<bool, db::Error> {
+        let entry_end = self.entry_end().await;
+        // A replica may lag behind the revocation.
+        let mut conn = self.db.primary().await?;
+        let (live, lsn) = queries::is_live(&mut conn, session_id).await?;
+        drop(conn);
+        if let Some(end) = entry_end {
+            let value = if live { format!("{ACTIVE}{lsn}") } else { REVOKED.to_owned() };
+            let mut set = cmd("SET");
+            // NX: never over a `revoked` that came in between.
+            set.arg(self.key(user_id, session_id)).arg(value).arg("NX").arg("PXAT").arg(end);
+            let _ = self.redis.run::<Option<String>>(&set).await;
+        }
+        Ok(live)
+    }
+
+    /// While the primary is away nobody can end a session, so one that has all that the primary
+    /// was seen to have knows as much.
+    async fn ask_replica(&self, session_id: Uuid) -> Result<bool, db::Error> {
+        let mut conn = self.db.read(&Consistency::AtLeast(self.db.position())).await?;
+        Ok(queries::is_live_here(&mut conn, session_id).await?)
     }
 
     /// When an entry for an answer that is asked for now has to be gone: milliseconds since 1970

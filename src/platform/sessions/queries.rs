@@ -110,6 +110,17 @@ pub(super) async fn is_live(conn: &mut Conn, id: Uuid) -> Result<(bool, Lsn), sq
     Ok((row.live, Lsn(row.lsn as u64)))
 }
 
+/// Whether the session is live, as the server that is asked knows.
+pub(super) async fn is_live_here(conn: &mut Conn, id: Uuid) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select exists (select 1 from sessions where id = $1 and revoked_at is null
+                          and expires_at > now()) as "live!""#,
+        id,
+    )
+    .fetch_one(conn)
+    .await
+}
+
 pub(super) async fn list(conn: &mut Conn, user_id: Uuid) -> Result<Vec<Session>, sqlx::Error> {
     sqlx::query_as!(
         Session,
