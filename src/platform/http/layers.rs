@@ -77,9 +77,8 @@ pub struct Config {
     pub cors_origins: Vec<HeaderValue>,
 }
 
-#[derive(Clone)]
 struct Edge {
-    metrics: Arc<RouteMetrics>,
+    metrics: RouteMetrics,
     tasks: Tasks,
     request_timeout: Duration,
     body_timeout: BodyTimeout,
@@ -95,12 +94,12 @@ pub fn apply(
     metrics: &Metrics,
     tasks: &Tasks,
 ) -> prometheus::Result<Router> {
-    let edge = Edge {
-        metrics: Arc::new(RouteMetrics::new(metrics)?),
+    let edge = Arc::new(Edge {
+        metrics: RouteMetrics::new(metrics)?,
         tasks: tasks.clone(),
         request_timeout: config.request_timeout,
         body_timeout: BodyTimeout(config.body_timeout),
-    };
+    });
     let router = if config.cors_origins.is_empty() {
         router
     } else {
@@ -118,10 +117,7 @@ pub fn apply(
                 .expose_headers(EXPOSED),
         )
     };
-    // The last one added is the first one passed.
-    Ok(router
-        .layer(from_fn_with_state(tasks.clone(), protect))
-        .layer(from_fn_with_state(edge, observe)))
+    Ok(router.layer(from_fn_with_state(edge, observe)))
 }
 
 /// Health, metrics and the like: polled by machines every few seconds.
@@ -129,7 +125,7 @@ fn is_unlogged(route: &str) -> bool {
     route == "/metrics" || route.starts_with("/health")
 }
 
-async fn observe(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+async fn observe(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
     request.extensions_mut().insert(edge.body_timeout);
     let in_flight = edge.metrics.start();
@@ -138,27 +134,27 @@ async fn observe(State(edge): State<Edge>, mut request: Request, next: Next) -> 
     let method = request.method().clone();
     let context = Arc::new(read_context(request.headers(), start, edge.request_timeout));
     let is_tls = request.headers().get(FORWARDED_PROTO).is_some_and(|proto| proto == "https");
-    let request_id = context.request_id.clone();
-    let span = tracing::info_span!(
-        "request",
-        otel.name = format_args!("{method} {route}"),
-        %request_id,
-        %method,
-        route,
-        status = Empty
-    );
-    telemetry::continue_trace(&span, context.traceparent.as_deref());
-    let work = context.scope(next.run(request)).instrument(span.clone());
+    let span = span(&method, route, &context);
+    let work = protect(&edge.tasks, &context, request, next);
+    let work = context.clone().scope(work).instrument(span.clone());
     let mut response = work.await;
     drop(in_flight);
 
     let (status, took) = (response.status(), start.elapsed());
+    span.record("status", status.as_u16());
     edge.metrics.record(&method, route, status, took);
     if !is_unlogged(route) {
-        log_access(&span, status, took);
+        tracing::info!(
+            target: "access",
+            request_id = context.request_id,
+            method = method.as_str(),
+            route,
+            status = status.as_u16(),
+            duration_ms = took.as_secs_f64() * 1e3,
+        );
     }
     let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, super::etag::header_value(&request_id));
+    headers.insert(REQUEST_ID, super::etag::header_value(&context.request_id));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(CONTENT_SECURITY_POLICY);
     if is_tls {
@@ -171,11 +167,19 @@ async fn observe(State(edge): State<Edge>, mut request: Request, next: Next) -> 
     response
 }
 
-fn log_access(span: &Span, status: StatusCode, took: Duration) {
-    span.record("status", status.as_u16());
-    span.in_scope(|| {
-        tracing::info!(target: "access", duration_ms = took.as_secs_f64() * 1e3, "served");
-    });
+/// For the collector; without one it is none, and costs nothing.
+fn span(method: &Method, route: &str, context: &Context) -> Span {
+    let request_id = &context.request_id;
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format_args!("{method} {route}"),
+        %request_id,
+        %method,
+        route,
+        status = Empty
+    );
+    telemetry::continue_trace(&span, context.traceparent.as_deref());
+    span
 }
 
 fn read_context(headers: &HeaderMap, start: Instant, limit: Duration) -> Context {
@@ -189,7 +193,7 @@ fn read_context(headers: &HeaderMap, start: Instant, limit: Duration) -> Context
     Context::new(request_id, traceparent, start + limit)
 }
 
-async fn protect(State(tasks): State<Tasks>, request: Request, next: Next) -> Response {
+async fn protect(tasks: &Tasks, context: &Arc<Context>, request: Request, next: Next) -> Response {
     let uri = request.uri().path_and_query().map_or(0, |uri| uri.as_str().len());
     if uri > MAX_URI_BYTES {
         return ApiError::new(
@@ -208,11 +212,11 @@ async fn protect(State(tasks): State<Tasks>, request: Request, next: Next) -> Re
         )
         .into_response();
     }
-    let deadline = Context::current().map_or_else(Instant::now, |context| context.deadline);
+    let deadline = context.deadline;
     let answer = if request.method().is_safe() {
         timeout_at(deadline.into(), without_panic(next.run(request))).await
     } else {
-        timeout_at(deadline.into(), to_the_end(&tasks, deadline, request, next)).await
+        timeout_at(deadline.into(), to_the_end(tasks, context, request, next)).await
     };
     answer.unwrap_or_else(|_| {
         ApiError::unavailable(
@@ -227,19 +231,21 @@ async fn protect(State(tasks): State<Tasks>, request: Request, next: Next) -> Re
 /// Runs what may change something on a task of its own, so that a client that hangs up cannot
 /// cut it between its commit and what has to follow, such as telling the caches. It ends all the
 /// same, a little after the deadline: a server that fell silent must not hold its connection.
-async fn to_the_end(tasks: &Tasks, deadline: Instant, request: Request, next: Next) -> Response {
+async fn to_the_end(
+    tasks: &Tasks,
+    context: &Arc<Context>,
+    request: Request,
+    next: Next,
+) -> Response {
     let (sender, receiver) = oneshot::channel();
+    let end = context.deadline + OVERTIME;
     let work = async move {
-        let end = deadline + OVERTIME;
         if let Ok(response) = timeout_at(end.into(), without_panic(next.run(request))).await {
             // An error says that the client is gone.
             let _ = sender.send(response);
         }
     };
-    match Context::current() {
-        Some(context) => tasks.spawn(context.scope(work).in_current_span()),
-        None => tasks.spawn(work.in_current_span()),
-    }
+    tasks.spawn(context.clone().scope(work).in_current_span());
     let gone = |_| ApiError::internal(anyhow::anyhow!("the task of a request was lost"));
     receiver.await.map_err(gone).unwrap_or_else(IntoResponse::into_response)
 }

@@ -1,5 +1,8 @@
 //! Logs, and traces where a collector is configured.
 
+mod json;
+mod lines;
+
 use std::collections::HashMap;
 
 use opentelemetry::{propagation::TextMapPropagator, trace::TracerProvider};
@@ -7,7 +10,14 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+use self::{
+    json::Json,
+    lines::{Lines, Writer},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -38,9 +48,10 @@ pub struct Config {
     pub otlp_endpoint: Option<String>,
 }
 
-/// Flushes the traces when dropped.
+/// Flushes logs and traces when dropped.
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
+    _lines: Writer,
 }
 
 /// Starts logging for the whole process. To be called before the async runtime starts, since the
@@ -50,17 +61,21 @@ pub struct Telemetry {
 /// A filter or an endpoint that cannot be parsed, or a second call.
 pub fn start(config: &Config) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_new(&config.filter)?;
-    let format = tracing_subscriber::fmt::layer();
+    let (lines, writer) = Lines::start(std::io::stdout())?;
+    let format = tracing_subscriber::fmt::layer().with_writer(lines);
     let format = match config.format {
-        LogFormat::Json => format.json().flatten_event(true).with_span_list(false).boxed(),
+        LogFormat::Json => format.event_format(Json).boxed(),
         LogFormat::Text => format.compact().boxed(),
     };
     let traces = config.otlp_endpoint.as_deref().map(exporter).transpose()?;
     let spans = traces.as_ref().map(|provider| {
         tracing_opentelemetry::layer().with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
     });
+    // Logs name the request by themselves. So nobody wants spans unless there is a collector, and
+    // none are made.
+    let format = format.with_filter(filter_fn(|metadata| metadata.is_event()));
     tracing_subscriber::registry().with(filter).with(spans).with(format).try_init()?;
-    Ok(Telemetry { traces })
+    Ok(Telemetry { traces, _lines: writer })
 }
 
 fn exporter(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
@@ -82,8 +97,7 @@ impl Drop for Telemetry {
     }
 }
 
-/// Makes `span` a child of the trace that `traceparent` names. Without a collector nobody would
-/// see it, and the cost is a look at the subscriber.
+/// Makes `span` a child of the trace that `traceparent` names.
 pub fn continue_trace(span: &Span, traceparent: Option<&str>) {
     if let Some(traceparent) = traceparent {
         let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);

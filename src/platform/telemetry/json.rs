@@ -1,0 +1,108 @@
+//! Events as JSON objects, one a line.
+//!
+//! The id of the request comes from its context. Were it in a span instead, as is usual, every
+//! request would pay for a span of which most are never logged from.
+
+use std::fmt;
+
+use time::OffsetDateTime;
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    registry::LookupSpan,
+};
+
+use crate::platform::context::Context;
+
+pub(super) struct Json;
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+    N: for<'w> FormatFields<'w> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let metadata = event.metadata();
+        writer.write_str("{\"timestamp\":\"")?;
+        write_time(&mut writer, OffsetDateTime::now_utc())?;
+        write!(writer, "\",\"level\":\"{}\",\"target\":", metadata.level())?;
+        write_text(&mut writer, metadata.target())?;
+        if let Some(context) = Context::current() {
+            writer.write_str(",\"request_id\":")?;
+            write_text(&mut writer, &context.request_id)?;
+        }
+        let mut fields = Fields { writer: &mut writer, result: Ok(()) };
+        event.record(&mut fields);
+        fields.result?;
+        writer.write_str("}\n")
+    }
+}
+
+/// RFC 3339 in UTC, to the microsecond.
+fn write_time(writer: &mut impl fmt::Write, now: OffsetDateTime) -> fmt::Result {
+    let (year, month, day) = now.to_calendar_date();
+    let (hour, minute, second, micros) = now.to_hms_micro();
+    let month = u8::from(month);
+    write!(writer, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
+fn write_text(writer: &mut impl fmt::Write, text: &str) -> fmt::Result {
+    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        writer.write_char('"')?;
+        writer.write_str(text)?;
+        return writer.write_char('"');
+    }
+    writer.write_str(&serde_json::to_string(text).map_err(|_| fmt::Error)?)
+}
+
+struct Fields<'w, W> {
+    writer: &'w mut W,
+    result: fmt::Result,
+}
+
+impl<W: fmt::Write> Fields<'_, W> {
+    fn field(&mut self, field: &Field, value: impl FnOnce(&mut W) -> fmt::Result) {
+        if self.result.is_ok() {
+            self.result =
+                write!(self.writer, ",\"{}\":", field.name()).and_then(|()| value(self.writer));
+        }
+    }
+}
+
+impl<W: fmt::Write> Visit for Fields<'_, W> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.field(field, |writer| write_text(writer, value));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.field(field, |writer| write!(writer, "{value}"));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.field(field, |writer| write!(writer, "{value}"));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.field(field, |writer| write!(writer, "{value}"));
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.field(field, |writer| {
+            // JSON knows neither infinity nor NaN.
+            if value.is_finite() { write!(writer, "{value}") } else { writer.write_str("null") }
+        });
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.field(field, |writer| write_text(writer, &format!("{value:?}")));
+    }
+}
