@@ -291,3 +291,24 @@ async fn the_position_of_a_commit_is_behind_what_it_made_visible() {
         assert_eq!(seen.bind(&email).fetch_one(&mut replica).await.unwrap(), 1);
     }
 }
+
+#[tokio::test]
+async fn a_key_in_use_is_told_of_at_once_rather_than_waited_for() {
+    let fleet = Fleet::of(2).start().await;
+    let product = fleet.admin().await.create_product(10, 100).await;
+    let customer = fleet.client.register().await;
+    let mut database = fleet.database.connect().await;
+    let mut holder = database.begin().await.unwrap();
+    holder.execute("select from inventory for update").await.unwrap();
+    let first = customer.clone();
+    let first = tokio::spawn(async move { first.place_order("k", &[(product, 3)]).await });
+    let waits = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'";
+    until(async || fleet.database.number(waits).await == 1).await;
+    let second = customer.place_order("k", &[(product, 3)]).await;
+    second.expect_problem(409, "idempotency_key_in_flight");
+    assert!(!first.is_finished());
+    holder.rollback().await.unwrap();
+    let first = first.await.unwrap().expect(201);
+    assert_eq!(customer.place_order("k", &[(product, 3)]).await.expect(201), first);
+}

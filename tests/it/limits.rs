@@ -184,10 +184,13 @@ async fn guesses_made_at_once_are_all_counted() {
     };
     assert_eq!(let_in(20, |index| guess(index, &email)).await, 5);
     assert_eq!(let_in(20, |index| guess(index, "nobody@shoal.test")).await, 5);
-    let refused = Reply::of(login(&fleet.client, &email, PASSWORD)).await;
+    let strange = login(&fleet.client, &email, PASSWORD).header("x-forwarded-for", "203.0.113.99");
+    let refused = Reply::of(strange).await;
     refused.expect_problem(429, "quota_exceeded");
     let wait: u64 = refused.header("retry-after").parse().unwrap();
-    assert!((1..=720).contains(&wait), "{wait}");
+    assert!((1..=120).contains(&wait), "{wait}");
+    assert_eq!(refused.header("ratelimit-policy"), r#""login_account";q=5;w=3600"#);
+    assert!(refused.header("ratelimit").starts_with(r#""login_account";r=0;t="#));
     customer.get("/v1/users/me").await.expect(200);
     fleet.client.login("else@shoal.test", "guess").await.expect_problem(401, "unauthorized");
 }
@@ -204,6 +207,71 @@ async fn knowing_the_password_forgives_the_guesses() {
         fleet.client.login(&email, PASSWORD).await.expect(200);
     }
     assert_eq!(let_in(8, |_| login(&fleet.client, &email, "guess")).await, 5);
+}
+
+/// A log-in through a proxy of ours, from `address`.
+async fn login_from(fleet: &Fleet, address: &str, email: &str, password: &str) -> Reply {
+    let request = login(&fleet.client, email, password);
+    Reply::of(request.header("x-forwarded-for", address)).await
+}
+
+#[tokio::test]
+async fn an_attacker_elsewhere_does_not_lock_the_owner_out() {
+    const OWNER: &str = "203.0.113.1";
+    const ATTACKER: &str = "203.0.113.2";
+    let fleet = Fleet::of(3).own_redis().set(FIVE_GUESSES.0, FIVE_GUESSES.1).start().await;
+    let email = email();
+    fleet.client.register_as(&email).await;
+    login_from(&fleet, OWNER, &email, PASSWORD).await.expect(200);
+    for _ in 0..5 {
+        let wrong = login_from(&fleet, ATTACKER, &email, "guess").await;
+        wrong.expect_problem(401, "unauthorized");
+    }
+    let refused = login_from(&fleet, ATTACKER, &email, "guess").await;
+    refused.expect_problem(429, "quota_exceeded");
+    // The owner at its address; with a typing error, too.
+    login_from(&fleet, OWNER, &email, "typo").await.expect_problem(401, "unauthorized");
+    login_from(&fleet, OWNER, &email, PASSWORD).await.expect(200);
+    // That pardons nobody else: neither the attacker nor whoever comes from a third address.
+    for address in [ATTACKER, "203.0.113.3"] {
+        let refused = login_from(&fleet, address, &email, PASSWORD).await;
+        refused.expect_problem(429, "quota_exceeded");
+    }
+    // Known or not, an address may not guess on and on.
+    for _ in 0..5 {
+        login_from(&fleet, OWNER, &email, "guess").await.expect_problem(401, "unauthorized");
+    }
+    let refused = login_from(&fleet, OWNER, &email, PASSWORD).await;
+    refused.expect_problem(429, "quota_exceeded");
+    // Without what Redis knew, everybody is a stranger with five guesses again.
+    fleet.flush_redis().await;
+    for _ in 0..5 {
+        login_from(&fleet, OWNER, &email, "guess").await.expect_problem(401, "unauthorized");
+    }
+    for address in [OWNER, ATTACKER] {
+        let refused = login_from(&fleet, address, &email, PASSWORD).await;
+        refused.expect_problem(429, "quota_exceeded");
+    }
+}
+
+#[tokio::test]
+async fn each_guess_costs_a_longer_wait() {
+    // A thirtieth of the window is 100 ms.
+    let fleet = fleet_with(("SHOAL_RATE_LIMIT_LOGIN_ACCOUNT", "2/3")).await;
+    let email = email();
+    fleet.client.register_as(&email).await;
+    let guess = async || login_from(&fleet, "203.0.113.2", &email, "guess").await;
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        // Until it is let through, which then sets the next wait.
+        crate::support::until(async || guess().await.status == 401).await;
+        let refused = login_from(&fleet, "203.0.113.3", &email, "guess").await;
+        if refused.status == 429 {
+            waits.push(refused.header("retry-after").parse::<u64>().unwrap());
+        }
+    }
+    let longest = waits.iter().max();
+    assert!(longest.is_some_and(|wait| (2..=3).contains(wait)), "{waits:?}");
 }
 
 #[tokio::test]

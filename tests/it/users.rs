@@ -2,6 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::support::{Client, Fleet, Reply, unique};
@@ -189,4 +190,28 @@ async fn administrators_page_through_users_newest_first() {
         let name = bad.split('=').next().unwrap();
         assert_eq!(problem["errors"][0]["pointer"], format!("?{name}"), "{problem}");
     }
+}
+
+#[tokio::test]
+async fn changes_at_once_come_one_after_the_other() {
+    let fleet = Fleet::of(3).start().await;
+    let customer = fleet.client.register().await;
+    let change = async |if_match: Option<&'static str>| {
+        let mut changes = JoinSet::new();
+        for index in 0..20 {
+            let name = json!({ "name": format!("Name {index}") });
+            let mut request = customer.request(Method::PATCH, "/v1/users/me").json(&name);
+            if let Some(tag) = if_match {
+                request = request.header("if-match", tag);
+            }
+            changes.spawn(Reply::of(request));
+        }
+        let replies = changes.join_all().await;
+        replies.into_iter().map(|reply| reply.status).collect::<Vec<_>>()
+    };
+    assert_eq!(change(None).await, [200; 20], "nobody named a version to be wrong about");
+    assert_eq!(customer.get("/v1/users/me").await.header("etag"), "\"21\"");
+    let mut first_wins = change(Some("\"21\"")).await;
+    first_wins.sort_unstable();
+    assert_eq!((first_wins[0], &first_wins[1..]), (200, &[412; 19][..]));
 }
