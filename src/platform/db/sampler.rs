@@ -13,10 +13,6 @@ use tokio::{
 
 use super::{pool::MAX_AGE, position::Position, queries};
 
-/// How long one look may take. Not less: when PgBouncer has more to do than connections, the look
-/// waits in its queue like everybody's statement, and a busy server is no dead one.
-const LOOK_LIMIT: Duration = Duration::from_secs(1);
-
 /// The pause between two looks while there is something to do.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -33,12 +29,15 @@ const LEAST_PAUSE: Duration = Duration::from_millis(2);
 /// pool is no lagging server.
 pub(super) struct Sampler {
     options: PgConnectOptions,
+    /// How long one look may take. Not too short: when PgBouncer has more to do than connections,
+    /// the look waits in its queue like everybody's statement, and a busy server is no dead one.
+    limit: Duration,
     connection: Option<(Instant, PgConnection)>,
 }
 
 impl Sampler {
-    pub(super) fn new(options: PgConnectOptions) -> Self {
-        Self { options, connection: None }
+    pub(super) fn new(options: PgConnectOptions, limit: Duration) -> Self {
+        Self { options, limit, connection: None }
     }
 
     /// One look; why there was none, for the log.
@@ -53,7 +52,7 @@ impl Sampler {
             let position = queries::position(&mut connection).await?;
             Ok::<_, sqlx::Error>((position, (opened, connection)))
         };
-        match timeout(LOOK_LIMIT, Box::pin(look)).await {
+        match timeout(self.limit, Box::pin(look)).await {
             Ok(Ok((position, connection))) => {
                 self.connection = Some(connection);
                 Ok(position)

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::platform::{
     cache::LONGEST_LIFE,
-    consistency::{Positions, Token},
+    consistency::{self, Positions, Token},
     context::Context,
     db::{Consistency, Lsn},
     rate_limit::{Policy, RateLimiter},
@@ -169,15 +169,11 @@ fn of_user(token: Option<Option<Token>>, session: Session, position: Option<&str
         Some(None) => return Consistency::Latest,
         None => Lsn::default(),
     };
-    let position = match position.map(Positions::parse) {
-        Some(Some(position)) => position,
-        Some(None) => return Consistency::Latest,
-        None => Lsn::default(),
-    };
-    match session {
-        Session::Active(floor) => Consistency::AtLeast(lsn.max(floor).max(position)),
-        // Nobody asked lately, as is usual, or Redis lost it, and the position with it.
-        Session::Unknown | Session::Revoked => Consistency::LatestElse(lsn.max(position)),
+    match (session, position.map(consistency::parse)) {
+        (_, Some(None)) => Consistency::Latest,
+        (Session::Active, Some(Some(position))) => Consistency::AtLeast(lsn.max(position)),
+        // Nobody asked for a while, as is usual, or Redis lost what it knew.
+        (_, position) => Consistency::LatestElse(lsn.max(position.flatten().unwrap_or_default())),
     }
 }
 
@@ -209,17 +205,17 @@ mod tests {
     #[test]
     fn the_newest_of_all_that_is_known_has_to_be_seen() {
         let token = |lsn| Some(Some(Token::new(Lsn(lsn))));
-        let active = Session::Active(Lsn(20));
-        assert_eq!(of_user(None, active, None), Consistency::AtLeast(Lsn(20)));
+        let (active, unknown) = (Session::Active, Session::Unknown);
         assert_eq!(of_user(None, active, Some("1e")), Consistency::AtLeast(Lsn(30)));
         assert_eq!(of_user(token(40), active, Some("1e")), Consistency::AtLeast(Lsn(40)));
-        assert_eq!(of_user(token(10), active, None), Consistency::AtLeast(Lsn(20)));
-        let unknown = Session::Unknown;
-        assert_eq!(of_user(None, unknown, None), Consistency::LatestElse(Lsn(0)));
-        assert_eq!(of_user(token(40), unknown, Some("1e")), Consistency::LatestElse(Lsn(40)));
+        assert_eq!(of_user(token(10), active, Some("1e")), Consistency::AtLeast(Lsn(30)));
+        for (session, position) in [(active, None), (unknown, None), (unknown, Some("0"))] {
+            assert_eq!(of_user(None, session, position), Consistency::LatestElse(Lsn(0)));
+            assert_eq!(of_user(token(40), session, position), Consistency::LatestElse(Lsn(40)));
+        }
         assert_eq!(of_user(token(20), unknown, Some("1e")), Consistency::LatestElse(Lsn(30)));
         // A forged token or nonsense may hide a write.
-        assert_eq!(of_user(Some(None), active, None), Consistency::Latest);
+        assert_eq!(of_user(Some(None), active, Some("1e")), Consistency::Latest);
         assert_eq!(of_user(None, active, Some("x")), Consistency::Latest);
     }
 

@@ -52,7 +52,7 @@ impl<S: Sync> FromRequestParts<S> for User {
         let visitor = Visitor::of(parts)?;
         let principal = visitor.principal.as_ref().ok_or_else(ApiError::unauthorized)?;
         let is_live = match visitor.session {
-            State::Active(_) => true,
+            State::Active => true,
             State::Revoked => false,
             State::Unknown => {
                 let Principal { user_id, session_id, .. } = **principal;

@@ -29,7 +29,8 @@ use uuid::Uuid;
 
 pub use self::queries::Session;
 use super::{
-    db::{self, Consistency, Db, Lsn, Tx},
+    consistency,
+    db::{self, Consistency, Db, Tx},
     redis::Redis,
 };
 
@@ -41,9 +42,7 @@ const LOCAL_TTL: Duration = Duration::from_millis(2_000);
 /// Sessions remembered by this process for when Redis is away.
 const REMEMBERED_SESSIONS: u64 = 50_000;
 
-/// An `active` entry also says how far the log was when Postgres was asked: whatever the user had
-/// been told of by then lies before that, even if a Redis that lost its data forgot about it.
-const ACTIVE: &str = "active:";
+const ACTIVE: &str = "active";
 const REVOKED: &str = "revoked";
 
 #[derive(Clone)]
@@ -73,8 +72,7 @@ pub struct Grant {
 /// What Redis knows of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Live, and as of this position of the log.
-    Active(Lsn),
+    Active,
     Revoked,
     /// Nobody asked lately, or Redis is away: Postgres has to be asked.
     Unknown,
@@ -84,14 +82,10 @@ impl State {
     /// Reads the value of [`Sessions::key`].
     pub fn parse(value: Option<&str>) -> Self {
         match value {
-            None => Self::Unknown,
-            Some(value) => match value.strip_prefix(ACTIVE).map(str::parse) {
-                Some(Ok(lsn)) => Self::Active(lsn),
-                // Anything else, such as an entry of another version, is looked at again.
-                Some(Err(_)) => Self::Unknown,
-                None if value == REVOKED => Self::Revoked,
-                None => Self::Unknown,
-            },
+            Some(ACTIVE) => Self::Active,
+            Some(REVOKED) => Self::Revoked,
+            // Nothing, or an entry of another version, which is looked at again.
+            _ => Self::Unknown,
         }
     }
 }
@@ -252,11 +246,18 @@ impl Sessions {
         let (live, lsn) = queries::is_live(&mut conn, session_id).await?;
         drop(conn);
         if let Some(end) = entry_end {
-            let value = if live { format!("{ACTIVE}{lsn}") } else { REVOKED.to_owned() };
             let mut set = cmd("SET");
+            set.arg(self.key(user_id, session_id)).arg(if live { ACTIVE } else { REVOKED });
             // NX: never over a `revoked` that came in between.
-            set.arg(self.key(user_id, session_id)).arg(value).arg("NX").arg("PXAT").arg(end);
-            let _ = self.redis.run::<Option<String>>(&set).await;
+            set.arg("NX").arg("PXAT").arg(end);
+            // Whatever the user was told of by now lies before this, even if Redis forgot about it.
+            let mut position = cmd("SET");
+            position.arg(consistency::key(&self.redis, user_id)).arg(consistency::hex(lsn));
+            position.arg("NX").arg("EX").arg(consistency::REMEMBERED_FOR.as_secs());
+            let _ = tokio::join!(
+                self.redis.run::<Option<String>>(&set),
+                self.redis.run::<Option<String>>(&position),
+            );
         }
         Ok(live)
     }

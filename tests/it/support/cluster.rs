@@ -32,6 +32,7 @@ impl Cluster {
             .unwrap()
             .with_setting("SHOAL_REDIS_PREFIX", &database.name)
             .with_setting("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "4000")
+            .with_setting("SHOAL_DB_LOOK_TIMEOUT_MS", "4000")
             .with_setting("SHOAL_REDIS_TIMEOUT_MS", "1000")
             .with_setting("SHOAL_CONCURRENCY_MIN", "1024")
             .with_setting("SHOAL_RATE_LIMIT_DEFAULT", "1000000/60")

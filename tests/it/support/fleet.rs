@@ -107,6 +107,9 @@ impl FleetBuilder {
     }
 
     pub async fn start(self) -> Fleet {
+        let is_to_be_broken = self.database.is_some()
+            || self.primary_pooler.is_some()
+            || self.replica_poolers.is_some();
         let database = match self.database {
             Some(database) => database,
             None => Database::create().await,
@@ -114,6 +117,10 @@ impl FleetBuilder {
         let redis = self.own_redis.then(start_redis);
         let mut settings = environment_of(&database.topology, &database.name);
         let mut replace = |name: &str, url: String| settings.insert(name.to_owned(), url);
+        if is_to_be_broken {
+            // And that is to be noticed soon.
+            replace("SHOAL_DB_LOOK_TIMEOUT_MS", "1500".to_owned());
+        }
         if let Some(redis) = &redis {
             replace("REDIS_URL", redis.url());
         }
@@ -211,6 +218,7 @@ fn environment_of(topology: &Topology, database: &str) -> HashMap<String, String
         ("SHOAL_DB_POOL_SIZE", "5".to_owned()),
         // The machine that runs all tests at once is slower than any that serves.
         ("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "15000".to_owned()),
+        ("SHOAL_DB_LOOK_TIMEOUT_MS", "10000".to_owned()),
         ("SHOAL_REDIS_TIMEOUT_MS", "2000".to_owned()),
         ("SHOAL_REQUEST_TIMEOUT_MS", "20000".to_owned()),
     ]
