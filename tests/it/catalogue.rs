@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::Executor;
 use uuid::Uuid;
 
-use crate::support::{Client, Fleet, Reply, until};
+use crate::support::{Client, Fleet, Reply, unique, until};
 
 /// Products by SQL, since fifty requests prove no more: prices repeat, so that ties are broken.
 async fn fill(fleet: &Fleet, count: usize) {
@@ -192,6 +192,22 @@ async fn says_how_long_it_may_be_kept_and_whether_it_was() {
     }
     let missing = fleet.client.get(&format!("/v1/products/{}", Uuid::now_v7())).await;
     assert_eq!(missing.header("cache-control"), "no-store");
+}
+
+#[tokio::test]
+async fn what_is_asked_for_again_comes_from_the_process_until_it_changes() {
+    let fleet = Fleet::one().await;
+    let admin = fleet.admin().await;
+    let product = admin.create_product(5, 100).await;
+    let near = "shoal; hit; detail=near";
+    for path in ["/v1/products?limit=3".to_owned(), format!("/v1/products/{product}")] {
+        until(async || fleet.client.get(&path).await.header("cache-status") == near).await;
+        let name = unique("Changed");
+        let body = json!({ "name": name });
+        admin.patch(&format!("/v1/products/{product}"), &body).await.expect(200);
+        let reply = fleet.client.get(&path).await;
+        assert!(String::from_utf8_lossy(&reply.body).contains(&name), "{path}");
+    }
 }
 
 #[tokio::test]

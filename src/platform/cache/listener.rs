@@ -24,7 +24,7 @@ pub(super) async fn listen(caches: &Caches) {
         if let Err(error) = hear(caches).await {
             tracing::debug!(%error, "not hearing of evictions: the near caches are not used");
         }
-        caches.each_near(|near| near.listen(false));
+        caches.listen(false);
         sleep(RETRY).await;
     }
 }
@@ -32,7 +32,7 @@ pub(super) async fn listen(caches: &Caches) {
 async fn hear(caches: &Caches) -> anyhow::Result<()> {
     let messages = caches.redis.subscribe(&caches.store.channel).await?;
     // Whatever was missed until here is gone with the copies.
-    caches.each_near(|near| near.listen(true));
+    caches.listen(true);
     let (mut sink, mut messages) = messages.split();
     let mut pings = interval(PING_INTERVAL);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -27,7 +27,10 @@ mod store;
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -86,6 +89,8 @@ pub struct Caches {
     bulkhead: Arc<Semaphore>,
     requests: IntCounterVec,
     near: Arc<RwLock<Vec<(&'static str, Near)>>>,
+    /// Whether evictions are heard of: what the near caches depend on.
+    is_listening: Arc<AtomicBool>,
     repairs: mpsc::Sender<Repair>,
 }
 
@@ -128,6 +133,7 @@ impl Caches {
             bulkhead: Arc::new(Semaphore::new(config.loads)),
             requests,
             near: Arc::default(),
+            is_listening: Arc::default(),
             repairs: sender,
         };
         let (listening, stopping) = (caches.clone(), tasks.stopping());
@@ -152,7 +158,8 @@ impl Caches {
     }
 
     fn cache(&self, name: &'static str, fresh: Duration, kind: Kind) -> Cache {
-        let near = Near::new(self.config.near_bytes, self.config.near_life);
+        let near =
+            Near::new(self.config.near_bytes, self.config.near_life, self.is_listening.clone());
         let counter = |tier, result| self.requests.with_label_values(&[name, tier, result]);
         self.near.write().unwrap_or_else(PoisonError::into_inner).push((name, near.clone()));
         Cache {
@@ -185,9 +192,13 @@ impl Caches {
         all.iter().find(|(other, _)| *other == name).map(|(_, near)| near.clone())
     }
 
-    fn each_near(&self, change: impl Fn(&Near)) {
+    /// From now on evictions are heard of, or no longer are; some may have been missed.
+    fn listen(&self, is_listening: bool) {
+        self.is_listening.store(false, Ordering::Release);
         let all = self.near.read().unwrap_or_else(PoisonError::into_inner);
-        all.iter().for_each(|(_, near)| change(near));
+        all.iter().for_each(|(_, near)| near.clear());
+        drop(all);
+        self.is_listening.store(is_listening, Ordering::Release);
     }
 }
 

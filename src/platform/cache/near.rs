@@ -38,7 +38,7 @@ struct Inner {
     copies: Cache<u128, Arc<Copy>>,
     life: Duration,
     /// Whether evictions reach this process. If not, nothing here may be served.
-    is_listening: AtomicBool,
+    is_listening: Arc<AtomicBool>,
     evictions: Vec<AtomicU64>,
 }
 
@@ -49,14 +49,13 @@ pub(super) struct Snapshot {
 }
 
 impl Near {
-    pub(super) fn new(bytes: u64, life: Duration) -> Self {
+    pub(super) fn new(bytes: u64, life: Duration, is_listening: Arc<AtomicBool>) -> Self {
         let copies = Cache::builder()
             .max_capacity(bytes)
             .weigher(|_, copy: &Arc<Copy>| copy.bytes())
             .time_to_live(life)
             .build();
         let evictions = (0..GROUPS).map(|_| AtomicU64::new(0)).collect();
-        let is_listening = AtomicBool::new(false);
         Self { inner: Arc::new(Inner { copies, life, is_listening, evictions }) }
     }
 
@@ -101,12 +100,6 @@ impl Near {
             group.fetch_add(1, Ordering::AcqRel);
         }
         self.inner.copies.invalidate_all();
-    }
-
-    /// From now on evictions are heard of, or no longer are; some may have been missed.
-    pub(super) fn listen(&self, is_listening: bool) {
-        self.clear();
-        self.inner.is_listening.store(is_listening, Ordering::Release);
     }
 
     fn group(&self, key: u128) -> &AtomicU64 {

@@ -1,12 +1,17 @@
 //! Rate limits as clients see them: the headers of every answer, 429, and `GET /v1/rate-limit`.
 
+use std::cell::RefCell;
+
 use axum::{Json, extract::FromRequestParts};
-use http::{HeaderMap, HeaderName, StatusCode, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request::Parts};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{error::ApiError, etag::header_value, gate::Policies, visitor::Visitor};
-use crate::platform::{rate_limit::Decision, sessions::user_tag};
+use crate::platform::{
+    rate_limit::{Decision, Policy},
+    sessions::user_tag,
+};
 
 /// Asking what is left must not cost any of it.
 pub const RATE_LIMIT_PATH: &str = "/v1/rate-limit";
@@ -76,13 +81,26 @@ pub(super) fn write_headers(headers: &mut HeaderMap, decision: &Decision) {
     if headers.contains_key(RATE_LIMIT) {
         return;
     }
-    let (policy, remaining) = (decision.policy, decision.remaining);
-    let (name, reset) = (policy.name, whole_seconds(decision));
-    let state = format!("\"{name}\";r={remaining};t={reset}");
+    let (name, remaining) = (decision.policy.name, decision.remaining);
+    let state = format!("\"{name}\";r={remaining};t={}", whole_seconds(decision));
     headers.insert(RATE_LIMIT, header_value(&state));
-    let (quota, window) = (policy.quota, policy.window.as_secs());
-    let policy = format!("\"{name}\";q={quota};w={window}");
-    headers.insert(RATE_LIMIT_POLICY, header_value(&policy));
+    headers.insert(RATE_LIMIT_POLICY, policy_header(&decision.policy));
+}
+
+/// Few policies and many answers: each is written once.
+fn policy_header(policy: &Policy) -> HeaderValue {
+    thread_local! {
+        static WRITTEN: RefCell<Vec<(Policy, HeaderValue)>> = const { RefCell::new(Vec::new()) };
+    }
+    WRITTEN.with_borrow_mut(|written| {
+        if let Some((_, header)) = written.iter().find(|(other, _)| other == policy) {
+            return header.clone();
+        }
+        let (name, quota, window) = (policy.name, policy.quota, policy.window.as_secs());
+        let header = header_value(&format!("\"{name}\";q={quota};w={window}"));
+        written.push((*policy, header.clone()));
+        header
+    })
 }
 
 /// 429 for a decision that was a refusal.
