@@ -17,7 +17,7 @@ use crate::{
         admission::Admission,
         docs,
         error::ApiError,
-        gate::{self, Gate, Policies},
+        gate::{Gate, Policies},
         layers, limits, ops, server,
     },
     state::AppState,
@@ -79,7 +79,7 @@ fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
     let (api, openapi) = api().split_for_parts();
     let paths = openapi.paths.paths.keys().cloned();
     let admission = Admission::new(config.concurrency, domain::priority, paths, &app.metrics)?;
-    let api = api.layer((admission, axum::middleware::from_fn_with_state(gate, gate::pass)));
+    let api = api.layer((admission, gate));
     let ops = ops::router(app.health.clone(), app.metrics.clone());
     let main = api.with_state(app.clone()).merge(docs::router(&openapi)?);
     let (main, ops) =

@@ -1,6 +1,13 @@
 //! Background tasks and the two phases of an orderly end: drain, then stop.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +28,7 @@ pub struct Tasks {
 struct Inner {
     tracker: TaskTracker,
     /// Readiness says no and answers carry `Connection: close`, while requests are still served.
-    draining: CancellationToken,
+    is_draining: AtomicBool,
     /// Loops end. Set once nothing is in flight any more, or the drain cap has passed.
     stopping: CancellationToken,
 }
@@ -38,11 +45,11 @@ impl Tasks {
 
     /// From now on readiness says no.
     pub fn drain(&self) {
-        self.inner.draining.cancel();
+        self.inner.is_draining.store(true, Ordering::Release);
     }
 
     pub fn is_draining(&self) -> bool {
-        self.inner.draining.is_cancelled()
+        self.inner.is_draining.load(Ordering::Acquire)
     }
 
     /// Completes when `stop` is called: what a background loop selects on.

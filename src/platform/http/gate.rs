@@ -4,15 +4,20 @@
 //! The rate limit, the state of the session and the user's position take one round trip to
 //! Redis, together.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    task::{self, Poll},
+};
 
 use axum::{
-    extract::{Request, State},
-    middleware::Next,
+    extract::Request,
     response::{IntoResponse, Response},
 };
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use ipnet::IpNet;
+use tower::{Layer, Service};
 
 use super::{
     client_ip::{Peer, client_ip},
@@ -32,7 +37,7 @@ use crate::platform::{
 
 pub(super) const CONSISTENCY_TOKEN: HeaderName = HeaderName::from_static("consistency-token");
 
-/// What the gate asks. Cheap to clone.
+/// The layer before everything under `/v1`. Cheap to clone.
 #[derive(Clone)]
 pub struct Gate {
     inner: Arc<Inner>,
@@ -70,18 +75,51 @@ impl Gate {
     }
 }
 
-/// The middleware of everything under `/v1`.
-pub async fn pass(State(gate): State<Gate>, request: Request, next: Next) -> Response {
-    let gate = gate.inner;
-    let (mut head, body) = request.into_parts();
-    let visitor = Arc::new(gate.receive(&head).await);
-    let response = if visitor.decision.allowed {
-        head.extensions.insert(visitor.clone());
-        next.run(Request::from_parts(head, body)).await
-    } else {
-        limits::too_many_requests(&visitor.decision).into_response()
-    };
-    gate.see_off(&visitor, response).await
+impl<S> Layer<S> for Gate {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated { gate: self.inner.clone(), inner }
+    }
+}
+
+/// What is behind the gate.
+#[derive(Clone)]
+pub struct Gated<S> {
+    gate: Arc<Inner>,
+    inner: S,
+}
+
+impl<S> Service<Request> for Gated<S>
+where
+    S: Service<Request, Response = Response> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut task::Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let gate = self.gate.clone();
+        // The one that is ready, as tower wants it.
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        Box::pin(async move {
+            let (mut head, body) = request.into_parts();
+            let visitor = Arc::new(gate.receive(&head).await);
+            let response = if visitor.decision.allowed {
+                head.extensions.insert(visitor.clone());
+                inner.call(Request::from_parts(head, body)).await?
+            } else {
+                limits::too_many_requests(&visitor.decision).into_response()
+            };
+            Ok(gate.see_off(&visitor, response).await)
+        })
+    }
 }
 
 impl Inner {

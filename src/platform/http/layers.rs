@@ -6,20 +6,22 @@
 //! 4. the router; under `/v1` also the [`super::gate`]
 
 use std::{
+    convert::Infallible,
     panic::AssertUnwindSafe,
     sync::Arc,
+    task,
     time::{Duration, Instant},
 };
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request, State},
-    middleware::{Next, from_fn_with_state},
+    extract::{MatchedPath, Request},
     response::{IntoResponse, Response},
 };
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::{sync::oneshot, time::timeout_at};
+use tower::{Service, layer::layer_fn};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
@@ -117,7 +119,7 @@ pub fn apply(
                 .expose_headers(EXPOSED),
         )
     };
-    Ok(router.layer(from_fn_with_state(edge, observe)))
+    Ok(router.layer(layer_fn(move |inner| Observed { edge: edge.clone(), inner })))
 }
 
 /// Health, metrics and the like: polled by machines every few seconds.
@@ -125,7 +127,51 @@ fn is_unlogged(route: &str) -> bool {
     route == "/metrics" || route.starts_with("/health")
 }
 
-async fn observe(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
+/// What is behind the layer. By hand rather than from a function, which would cost each request
+/// three more allocations.
+#[derive(Clone)]
+struct Observed<S> {
+    edge: Arc<Edge>,
+    inner: S,
+}
+
+impl<S> Service<Request> for Observed<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(
+        &mut self,
+        context: &mut task::Context<'_>,
+    ) -> task::Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let edge = self.edge.clone();
+        // The one that is ready, as tower wants it.
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        let next = move |request| {
+            let answer = inner.call(request);
+            async move { answer.await.unwrap_or_else(|never| match never {}) }
+        };
+        Box::pin(async move { Ok(observe(edge, request, next).await) })
+    }
+}
+
+async fn observe<F>(
+    edge: Arc<Edge>,
+    mut request: Request,
+    next: impl FnOnce(Request) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = Response> + Send + 'static,
+{
     let start = Instant::now();
     request.extensions_mut().insert(edge.body_timeout);
     let in_flight = edge.metrics.start();
@@ -193,7 +239,15 @@ fn read_context(headers: &HeaderMap, start: Instant, limit: Duration) -> Context
     Context::new(request_id, traceparent, start + limit)
 }
 
-async fn protect(tasks: &Tasks, context: &Arc<Context>, request: Request, next: Next) -> Response {
+async fn protect<F>(
+    tasks: &Tasks,
+    context: &Arc<Context>,
+    request: Request,
+    next: impl FnOnce(Request) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = Response> + Send + 'static,
+{
     let uri = request.uri().path_and_query().map_or(0, |uri| uri.as_str().len());
     if uri > MAX_URI_BYTES {
         return ApiError::new(
@@ -214,9 +268,9 @@ async fn protect(tasks: &Tasks, context: &Arc<Context>, request: Request, next: 
     }
     let deadline = context.deadline;
     let answer = if request.method().is_safe() {
-        timeout_at(deadline.into(), without_panic(next.run(request))).await
+        timeout_at(deadline.into(), without_panic(next(request))).await
     } else {
-        timeout_at(deadline.into(), to_the_end(tasks, context, request, next)).await
+        timeout_at(deadline.into(), to_the_end(tasks, context, next(request))).await
     };
     answer.unwrap_or_else(|_| {
         ApiError::unavailable(
@@ -234,13 +288,12 @@ async fn protect(tasks: &Tasks, context: &Arc<Context>, request: Request, next: 
 async fn to_the_end(
     tasks: &Tasks,
     context: &Arc<Context>,
-    request: Request,
-    next: Next,
+    answer: impl Future<Output = Response> + Send + 'static,
 ) -> Response {
     let (sender, receiver) = oneshot::channel();
     let end = context.deadline + OVERTIME;
     let work = async move {
-        if let Ok(response) = timeout_at(end.into(), without_panic(next.run(request))).await {
+        if let Ok(response) = timeout_at(end.into(), without_panic(answer)).await {
             // An error says that the client is gone.
             let _ = sender.send(response);
         }

@@ -11,7 +11,10 @@ use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::Sd
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
 };
 
 use self::{
@@ -60,21 +63,24 @@ pub struct Telemetry {
 /// # Errors
 /// A filter or an endpoint that cannot be parsed, or a second call.
 pub fn start(config: &Config) -> anyhow::Result<Telemetry> {
-    let filter = EnvFilter::try_new(&config.filter)?;
+    let filter = || EnvFilter::try_new(&config.filter);
     let (lines, writer) = Lines::start(std::io::stdout())?;
     let format = tracing_subscriber::fmt::layer().with_writer(lines);
     let format = match config.format {
         LogFormat::Json => format.event_format(Json).boxed(),
         LogFormat::Text => format.compact().boxed(),
     };
-    let traces = config.otlp_endpoint.as_deref().map(exporter).transpose()?;
-    let spans = traces.as_ref().map(|provider| {
-        tracing_opentelemetry::layer().with_tracer(provider.tracer(env!("CARGO_PKG_NAME")))
-    });
     // Logs name the request by themselves. So nobody wants spans unless there is a collector, and
-    // none are made.
-    let format = format.with_filter(filter_fn(|metadata| metadata.is_event()));
-    tracing_subscriber::registry().with(filter).with(spans).with(format).try_init()?;
+    // none are made; that takes filters by layer.
+    let events = filter()?.and(filter_fn(|metadata| metadata.is_event()));
+    let mut layers = vec![format.with_filter(events).boxed()];
+    let traces = config.otlp_endpoint.as_deref().map(exporter).transpose()?;
+    if let Some(provider) = &traces {
+        let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
+        let spans = tracing_opentelemetry::layer().with_tracer(tracer);
+        layers.push(spans.with_filter(filter()?).boxed());
+    }
+    tracing_subscriber::registry().with(layers).try_init()?;
     Ok(Telemetry { traces, _lines: writer })
 }
 
