@@ -24,6 +24,7 @@ mod faults;
 mod hostile;
 mod idempotency;
 mod limits;
+mod matrix_redis;
 mod operations;
 mod orders;
 mod overload;
