@@ -24,6 +24,8 @@ mod faults;
 mod hostile;
 mod idempotency;
 mod limits;
+mod matrix_own_writes;
+mod matrix_postgres;
 mod matrix_redis;
 mod operations;
 mod orders;

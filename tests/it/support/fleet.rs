@@ -87,7 +87,8 @@ impl FleetBuilder {
     /// On a primary and replicas of the test's own, which it may stop, lag and promote.
     pub async fn postgres(mut self, postgres: &OwnPostgres) -> Self {
         self.database = Some(Database::of(postgres).await);
-        self
+        // Those databases all have the same name.
+        self.set("SHOAL_REDIS_PREFIX", &unique("own"))
     }
 
     /// With the primary behind another PgBouncer, which the test may stop, or behind a proxy.
