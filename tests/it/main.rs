@@ -24,6 +24,8 @@ mod faults;
 mod hostile;
 mod idempotency;
 mod limits;
+mod matrix;
+mod matrix_api;
 mod matrix_own_writes;
 mod matrix_postgres;
 mod matrix_redis;

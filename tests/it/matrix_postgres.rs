@@ -9,7 +9,7 @@ use lab::{
     fault::{Fault, FaultProxy},
     postgres::OwnPostgres,
 };
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Executor, PgConnection};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
