@@ -30,7 +30,11 @@ fn is_there((name, file): (&str, &str)) -> bool {
     file.ends_with(&format!("{module}.rs"))
         && text.split(&format!("fn {function}(")).next().is_some_and(|before| {
             before.len() < text.len()
-                && before.lines().rev().skip(1).take(3).any(|line| line.contains("test"))
+                && before
+                    .lines()
+                    .rev()
+                    .take(3)
+                    .any(|line| line.starts_with("#[") && line.contains("test"))
         })
 }
 

@@ -257,10 +257,7 @@ async fn pooler_frozen_and_thawed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pool_exhausted() {
     let fleet = Fleet::of(1).set("SHOAL_DB_POOL_SIZE", "1").start().await;
-    let admin = fleet.admin().await;
-    let (busy, product) = (admin.create_product(10, 1).await, admin.create_product(100, 1).await);
-    let path = format!("/v1/products/{product}");
-    fleet.client.get(&path).await.expect(200);
+    let product = fleet.admin().await.create_product(100, 1).await;
     let customer = fleet.client.register().await;
     // Whoever took a second connection would wait for the first for ever.
     let orders = (0..10).map(|key| {
@@ -270,20 +267,23 @@ async fn pool_exhausted() {
     for reply in futures::future::join_all(orders).await {
         reply.expect(201);
     }
-    drop(fleet);
 
-    let fleet = Fleet::of(1).set("SHOAL_DB_POOL_SIZE", "1");
+    let own = own_postgres(1);
+    let fleet = Fleet::of(1).postgres(&own).await.set("SHOAL_DB_POOL_SIZE", "1");
     let fleet = fleet.set("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "500").start().await;
+    in_rotation(&fleet, &[1]).await;
+    let product = fleet.admin().await.create_product(100, 1).await;
+    let customer = fleet.client.register().await;
+    customer.get("/v1/users/me").await.expect(200);
     let held = fleet.app().db.primary().await.unwrap();
-    for _ in 0..3 {
-        let refused = fleet.client.get(&format!("/v1/products/{busy}")).await;
-        refused.expect_problem(503, "overloaded");
+    for turn in 0..3 {
+        let refused = customer.place_order("k", &[(product, 1)]).await;
         expect_refused(&refused);
         // Replicas have pools of their own.
-        fleet.client.get("/v1/products").await.expect(200);
+        fleet.client.get(&format!("/v1/products?q=turn{turn}")).await.expect(200);
         fleet.client.get("/health/ready").await.expect(200);
         fleet.client.get("/metrics").await.expect_text(200);
     }
     drop(held);
-    fleet.client.get(&format!("/v1/products/{busy}")).await.expect_problem(404, "not_found");
+    customer.place_order("k", &[(product, 1)]).await.expect(201);
 }
