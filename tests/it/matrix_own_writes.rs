@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::{
     failover::ways,
     routing::in_rotation,
-    support::{Client, Fleet, Reply, own_postgres, unique, until},
+    support::{Client, Fleet, Reply, ask_redis, own_postgres, unique, until},
 };
 
 /// So that nobody leaves the rotation for its lag: what is read must not come from there all the same.
@@ -96,6 +96,12 @@ async fn after_redis_lost_the_position() {
     let path = format!("/v1/orders/{}", order["id"].as_str().unwrap());
     for _ in 0..3 {
         fleet.flush_redis().await;
+        let redis = fleet.redis.as_ref().unwrap();
+        until(async || {
+            assert_eq!(customer.get(&path).await.expect(200), order);
+            !ask_redis::<Vec<String>>(redis, "KEYS *session:*").await.is_empty()
+        })
+        .await;
         for _ in 0..6 {
             assert_eq!(customer.get(&path).await.expect(200), order);
         }
