@@ -354,7 +354,8 @@ async fn everything_goes_on_without_redis() {
     walk_through(&fleet.client, &before, product).await;
 }
 
-async fn walk_through(client: &Client, known: &Client, product: uuid::Uuid) {
+/// What a shop is used for, from the account to the end of a session.
+pub async fn walk_through(client: &Client, known: &Client, product: uuid::Uuid) {
     known.get("/v1/users/me").await.expect(200);
     let email = email();
     let customer = client.register_as(&email).await;

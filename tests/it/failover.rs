@@ -27,7 +27,7 @@ const FOR_EVER: Duration = Duration::from_secs(20);
 const PRIMARY_LEFT_ALONE: &str = "circuit_breaker_state{target=\"primary\"}";
 
 /// A way to each server that the test can disturb; the primary's first.
-fn ways(own: &OwnPostgres) -> Vec<FaultProxy> {
+pub fn ways(own: &OwnPostgres) -> Vec<FaultProxy> {
     let nodes = std::iter::once(&own.primary).chain(&own.replicas);
     nodes.map(|node| FaultProxy::before(node.pooler.port()).unwrap()).collect()
 }
@@ -208,7 +208,7 @@ async fn follow(own: &OwnPostgres, replica: usize, port: u16) {
     replica.execute("select pg_reload_conf()").await.unwrap();
 }
 
-async fn superuser_at(own: &OwnPostgres, port: u16) -> PgConnection {
+pub async fn superuser_at(own: &OwnPostgres, port: u16) -> PgConnection {
     let topology = own.topology();
     let url = topology.superuser_url("shoal");
     let url = url.replace(&topology.primary.port.to_string(), &port.to_string());

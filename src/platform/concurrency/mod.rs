@@ -210,7 +210,7 @@ impl Limiter {
         if now >= forgets_at {
             self.forgets_at.store(now + FORGET, Relaxed);
             for route in &self.routes {
-                let forget = |time| (time != UNKNOWN).then_some(time + time / 10);
+                let forget = |time| (time != UNKNOWN).then(|| time + time / 10);
                 let _ = route.shortest.fetch_update(Relaxed, Relaxed, forget);
             }
         }

@@ -182,9 +182,8 @@ impl Redis {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) => {
                     links.forget(generation);
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => {
-                    return Err(Failure::Refused(error));
-                }
+                // Whatever has a code was said by the server: that it is full, too.
+                Err(error) if error.code().is_some() => return Err(Failure::Refused(error)),
                 Err(error) => {
                     tracing::debug!(%error, "the connection to Redis broke");
                     links.forget(generation);

@@ -52,6 +52,11 @@ impl Cluster {
         Self { database, client, replicas, _nginx: nginx, shoal }
     }
 
+    /// A client that goes past nginx to one replica.
+    pub fn only(&self, replica: usize) -> Client {
+        self.client.with_addresses(vec![address(&self.replicas[replica])])
+    }
+
     /// A new administrator, logged in.
     pub async fn admin(&self) -> Client {
         let email = format!("{}@shoal.test", unique("admin"));

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::OnceLock};
 
+use deadpool_redis::redis::{self, FromRedisValue, Value, cmd};
 use lab::{postgres::OwnPostgres, redis::Redis, site::Site, topology::Topology};
 use shoal::{
     app,
@@ -86,7 +87,8 @@ impl FleetBuilder {
     /// On a primary and replicas of the test's own, which it may stop, lag and promote.
     pub async fn postgres(mut self, postgres: &OwnPostgres) -> Self {
         self.database = Some(Database::of(postgres).await);
-        self
+        // Those databases all have the same name.
+        self.set("SHOAL_REDIS_PREFIX", &unique("own"))
     }
 
     /// With the primary behind another PgBouncer, which the test may stop, or behind a proxy.
@@ -114,7 +116,7 @@ impl FleetBuilder {
             Some(database) => database,
             None => Database::create().await,
         };
-        let redis = self.own_redis.then(start_redis);
+        let redis = self.own_redis.then(own_redis);
         let mut settings = environment_of(&database.topology, &database.name);
         let mut replace = |name: &str, url: String| settings.insert(name.to_owned(), url);
         if is_to_be_broken {
@@ -175,10 +177,21 @@ impl Replica {
     }
 }
 
-fn start_redis() -> Redis {
+/// A Redis of the test's own, as [`FleetBuilder::own_redis`] starts one.
+pub fn own_redis() -> Redis {
     let name = unique("redis");
     let site = Site::beside(topology(), &name).unwrap();
     Redis::start(&site, "redis", lab::ports::Port::free().unwrap()).unwrap()
+}
+
+/// What it answers to a command whose arguments have no blanks in them.
+pub async fn ask_redis<T: FromRedisValue>(redis: &Redis, command: &str) -> T {
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut words = command.split(' ');
+    let mut command = cmd(words.next().unwrap());
+    command.arg(words.collect::<Vec<_>>());
+    command.query_async(&mut connection).await.unwrap()
 }
 
 fn pooled_url(port: u16, database: &str) -> String {
@@ -235,13 +248,8 @@ impl Fleet {
 
     /// Runs a command whose arguments have no blanks in them.
     pub async fn redis_command(&self, command: &str) {
-        let url = self.redis.as_ref().expect("built with own_redis()").url();
-        let client = deadpool_redis::redis::Client::open(url).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let mut words = command.split(' ');
-        let mut command = deadpool_redis::redis::cmd(words.next().unwrap());
-        command.arg(words.collect::<Vec<_>>());
-        command.query_async::<()>(&mut connection).await.unwrap();
+        let redis = self.redis.as_ref().expect("built with own_redis()");
+        ask_redis::<Value>(redis, command).await;
     }
 
     /// A new administrator, logged in.

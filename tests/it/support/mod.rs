@@ -11,7 +11,7 @@ pub use self::{
     client::{Client, PASSWORD, Reply, order},
     cluster::Cluster,
     database::Database,
-    fleet::{Fleet, environment},
+    fleet::{Fleet, Replica, ask_redis, environment, own_redis},
     raw::HANG,
 };
 
@@ -52,7 +52,12 @@ pub async fn restart(pooler: &mut PgBouncer) {
 
 /// The value of one series of the first replica's metrics, 0 where it is missing.
 pub fn metric(fleet: &Fleet, series: &str) -> f64 {
-    let text = String::from_utf8(fleet.app().metrics.render().unwrap()).unwrap();
+    metric_of(&fleet.replicas[0], series)
+}
+
+/// The same of any replica.
+pub fn metric_of(replica: &Replica, series: &str) -> f64 {
+    let text = String::from_utf8(replica.app.metrics.render().unwrap()).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(series));
     line.map_or(0.0, |value| value.trim().parse().unwrap())
 }
