@@ -36,10 +36,9 @@ impl Config {
             "a session ends after this long, refreshed or not",
             secs,
         );
-        let parallel = env.or_default(
+        let parallel = env.optional(
             "SHOAL_PASSWORD_HASHES",
-            "2",
-            "passwords hashed at the same time; each takes a core and 19 MiB",
+            "passwords hashed at the same time, each on a core and 19 MiB; otherwise one per core",
             positive,
         );
         let limits = Limits::declare(env);
@@ -56,7 +55,7 @@ impl Config {
                 access_token_lifetime: tokens.lifetime,
             },
             tokens,
-            passwords: passwords::Config { parallel: parallel? },
+            passwords: passwords::Config { parallel: parallel?.unwrap_or_else(cores) },
             limits: limits?,
         })
     }
@@ -394,4 +393,9 @@ fn redis_url(value: &str) -> Result<SecretString, String> {
     } else {
         Err("is not a URL of the form redis://:password@host:port".to_owned())
     }
+}
+
+/// That this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

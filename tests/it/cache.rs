@@ -33,15 +33,15 @@ const KEY: u128 = 7;
 
 impl Rig {
     async fn of(replicas: usize, fresh: Duration) -> Self {
-        Self::with(Fleet::one().await, topology().redis_url.clone(), replicas, fresh)
+        Self::with(Fleet::one().await, &topology().redis_url, replicas, fresh)
     }
 
-    fn with(fleet: Fleet, redis_url: String, replicas: usize, fresh: Duration) -> Self {
+    fn with(fleet: Fleet, redis_url: &str, replicas: usize, fresh: Duration) -> Self {
         let prefix = unique("cache");
         let cache = |_| {
             let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::default());
             let config = redis::Config {
-                urls: vec![redis_url.clone().into()],
+                urls: vec![redis_url.to_owned().into()],
                 prefix: prefix.clone(),
                 timeout: Duration::from_secs(2),
             };
@@ -168,7 +168,7 @@ async fn a_slow_reader_does_not_bring_back_what_a_write_replaced() {
 async fn what_a_flush_forgot_is_not_filled_from_before() {
     let fleet = Fleet::of(1).own_redis().start().await;
     let url = fleet.redis.as_ref().unwrap().url();
-    let rig = Rig::with(fleet, url.clone(), 2, LONG);
+    let rig = Rig::with(fleet, &url, 2, LONG);
     let client = deadpool_redis::redis::Client::open(url).unwrap();
     let flush = move |_| {
         let client = client.clone();
@@ -322,7 +322,7 @@ async fn misses_past_the_caches_leave_the_database_some_room() {
     let mut fleet = Fleet::of(1).own_redis().start().await;
     let url = fleet.redis.as_ref().unwrap().url();
     fleet.redis.as_mut().unwrap().process().stop();
-    let rig = Arc::new(Rig::with(fleet, url, 1, LONG));
+    let rig = Arc::new(Rig::with(fleet, &url, 1, LONG));
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut requests = JoinSet::new();
     for key in 0..40 {

@@ -35,6 +35,7 @@ mod overload;
 mod plans;
 mod pool;
 mod products;
+mod redis_cluster;
 mod replay;
 mod routing;
 mod scale;

@@ -61,7 +61,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    fn new(policy: Policy, (allowed, remaining, reset, retry): (u8, u32, u64, u64)) -> Self {
+    fn new(policy: Policy, (allowed, remaining, reset, retry): Counted) -> Self {
         Self {
             policy,
             allowed: allowed == 1,
@@ -151,8 +151,11 @@ impl RateLimiter {
     }
 }
 
-/// The four numbers of the decision, then the values that were asked for.
-fn read_answer(answer: Vec<Value>) -> Option<((u8, u32, u64, u64), Vec<Option<String>>)> {
+/// Allowed, remaining, microseconds until all is back, microseconds until a retry may pass.
+type Counted = (u8, u32, u64, u64);
+
+/// What was counted, then the values that were asked for.
+fn read_answer(answer: Vec<Value>) -> Option<(Counted, Vec<Option<String>>)> {
     let mut items = answer.into_iter();
     let numbers: Vec<Value> = items.by_ref().take(4).collect();
     let numbers = FromRedisValue::from_redis_value(Value::Array(numbers)).ok()?;
