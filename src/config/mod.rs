@@ -204,6 +204,15 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_names_what_the_code_reads() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(file).unwrap();
+        for variable in variables() {
+            assert!(readme.contains(&format!("| `{}` |", variable.name)), "{}", variable.name);
+        }
+    }
+
+    #[test]
     fn refuses_misspelt_names_only() {
         let names = ["SHOAL_LOG_FORMAT", "SHOAL_REDIS_PREFIX_FILE", "PATH"];
         assert!(unknown_names(names.into_iter()).is_ok());
