@@ -68,7 +68,7 @@ impl App {
         let storage = Storage::new(&config.storage).await;
         let caches = Caches::new(&config.cache, redis.clone(), db.clone(), &metrics, &tasks)?;
         let tokens = Tokens::new(&config.tokens)?;
-        let positions = Positions::new(redis.clone(), &config.tokens.secrets());
+        let positions = Positions::new(redis.clone(), &config.tokens.secrets(), &tasks);
         Ok(Arc::new(Self {
             idempotency: Idempotency::new(db.clone(), &metrics)?,
             sessions: Sessions::new(config.sessions.clone(), db.clone(), redis.clone()),

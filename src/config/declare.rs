@@ -55,7 +55,7 @@ impl Config {
                 access_token_lifetime: tokens.lifetime,
             },
             tokens,
-            passwords: passwords::Config { parallel: parallel?.unwrap_or_else(cores) },
+            passwords: passwords::Config { parallel: parallel?.unwrap_or_else(passwords::cores) },
             limits: limits?,
         })
     }
@@ -393,9 +393,4 @@ fn redis_url(value: &str) -> Result<SecretString, String> {
     } else {
         Err("is not a URL of the form redis://:password@host:port".to_owned())
     }
-}
-
-/// That this process may use.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -29,6 +29,11 @@ pub struct Config {
     pub parallel: usize,
 }
 
+/// As many as this process may use: no more hashes than that are done any faster.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Hashes and verifies. Cheap to clone.
 #[derive(Clone)]
 pub struct Passwords {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -14,6 +14,9 @@ use super::{
     store::{Slot, Store},
 };
 use crate::platform::{context, db::Lsn};
+
+/// Round trips at the same time, for a transaction that changes thousands of things.
+const AT_ONCE: usize = 64;
 
 /// An entry that a transaction is about to make stale.
 #[derive(Clone)]
@@ -68,7 +71,7 @@ impl Burial {
             eviction.evict_near();
             (eviction, is_buried)
         });
-        let evictions = join_all(bury).await;
+        let evictions = stream::iter(bury).buffer_unordered(AT_ONCE).collect().await;
         Self { writer, evictions }
     }
 
@@ -77,13 +80,17 @@ impl Burial {
         let Self { writer, evictions } = self;
         let settle = evictions.into_iter().map(async |(eviction, is_buried)| {
             let Eviction { store, slot, message, .. } = &eviction;
-            // One that stays buried only stays cold for a while.
-            if store.settle(slot, &writer, lsn, message).await.is_err() && !is_buried {
+            let is_settled = store.settle(slot, &writer, lsn, message).await.is_ok();
+            if !is_buried {
+                // Until now somebody may have found it, and taken it for newer than it is.
                 context::note_left_stale();
+            }
+            // One that stays buried only stays cold for a while.
+            if !is_buried && !is_settled {
                 Repair { eviction, lsn }.hand_over();
             }
         });
-        join_all(settle).await;
+        stream::iter(settle).buffer_unordered(AT_ONCE).collect::<()>().await;
     }
 }
 

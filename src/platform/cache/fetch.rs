@@ -41,6 +41,9 @@ const AWAIT_LIMIT: Duration = Duration::from_secs(5);
 /// How long a miss waits for its turn to load.
 const TURN_WAIT: Duration = Duration::from_secs(1);
 
+/// Lists of an earlier generation are never found again, so they are not kept for long.
+const LISTS_STALE_LIFE: Duration = Duration::from_secs(30);
+
 pub(super) enum Kind {
     Items,
     Lists { scope: Slot },
@@ -220,7 +223,11 @@ impl Fetch {
         let fresh = fresh.mul_f64(rand::rng().random_range(0.9..1.0));
         let is_small = entry.as_ref().is_none_or(|entry| entry.body.len() <= MAX_BODY_BYTES);
         if is_small {
-            let (life, cost) = (fresh + STALE_LIFE, begun.elapsed());
+            let stale = match self.kind {
+                Kind::Items => STALE_LIFE,
+                Kind::Lists { .. } => LISTS_STALE_LIFE,
+            };
+            let (life, cost) = (fresh + stale, begun.elapsed());
             let fill = Fill { entry: entry.as_ref(), lsn, fresh, life, cost };
             match self.store.fill(&search.slot, &search.token, &fill).await {
                 Ok(true) => {

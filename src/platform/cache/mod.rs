@@ -232,17 +232,24 @@ impl Cache {
             return self.fetch.past(consistency, &load).await;
         }
         let load = Arc::new(load);
-        // The second flight began after the first had ended, and so after this call began.
-        for _ in 0..2 {
+        for round in 0..2 {
             let flight = self.flights.board(key, || {
                 let (fetch, load) = (self.fetch.clone(), load.clone());
                 async move { fetch.run(key, consistency, load).await }
             });
+            // The second flight began when the first had ended, and so after this call. What it
+            // found in Redis, or loaded to be kept, contains all that was settled by then.
+            let is_recent = |found: &Found| round > 0 && found.status != Status::Bypass;
             let is_own = flight.is_own;
             match flight.land().await {
-                Some(Ok(found)) if is_own || found.serves(consistency) => return Ok(found),
-                Some(Err(error)) => return Err(error),
-                Some(Ok(_)) | None => {}
+                Some(Ok(found)) if is_own || found.serves(consistency) || is_recent(&found) => {
+                    return Ok(found);
+                }
+                // Others may have asked for more than this one needs.
+                Some(Err(error)) if is_own || matches!(error, Error::Overloaded) => {
+                    return Err(error);
+                }
+                Some(_) | None => {}
             }
         }
         self.fetch.past(consistency, &*load).await

@@ -7,24 +7,36 @@
 
 mod token;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use secrecy::SecretString;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use self::token::Signer;
 pub use self::token::Token;
 use super::{
     db::Lsn,
-    redis::{Redis, Script},
+    redis::{Redis, Script, Unavailable},
     sessions::user_tag,
+    shutdown::Tasks,
 };
 
 /// How long a position is remembered: far longer than a replica that is read from may lag.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
-/// As many as it takes for Redis to be given up, which is what makes reads go to the primary.
-const ATTEMPTS: usize = 5;
+/// Positions that wait for Redis to come back. Those of further users are only in their tokens.
+const MOST_UNSTORED: usize = 10_000;
+
+/// Between two attempts to store them.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// Keeps and hands out positions. Cheap to clone.
 #[derive(Clone)]
@@ -32,16 +44,27 @@ pub struct Positions {
     redis: Redis,
     script: Arc<Script>,
     signer: Arc<Signer>,
+    /// Positions that Redis did not take, until it does.
+    unstored: Arc<Mutex<HashMap<Uuid, Lsn>>>,
+    /// Whether there are any: looked at by every request of a user.
+    has_unstored: Arc<AtomicBool>,
 }
 
 impl Positions {
     /// `secrets` sign the tokens: the first one now, the others did.
-    pub fn new(redis: Redis, secrets: &[SecretString]) -> Self {
-        Self {
+    pub fn new(redis: Redis, secrets: &[SecretString], tasks: &Tasks) -> Self {
+        let positions = Self {
             redis,
             script: Arc::new(Script::new(include_str!("advance.lua"))),
             signer: Arc::new(Signer::new(secrets)),
-        }
+            unstored: Arc::default(),
+            has_unstored: Arc::default(),
+        };
+        let (repeating, stopping) = (positions.clone(), tasks.stopping());
+        tasks.spawn(async move {
+            tokio::select! { () = repeating.repeat() => {}, () = stopping => {} }
+        });
+        positions
     }
 
     /// Where Redis keeps the position of a user.
@@ -49,20 +72,53 @@ impl Positions {
         key(&self.redis, user_id)
     }
 
-    /// Moves a user's position forward. While Redis is away, users read from the primary; so this
-    /// is tried hard only while Redis is there and slow.
+    /// Moves a user's position forward. If Redis does not take it, this is repeated until it does,
+    /// and meanwhile the user reads from the primary, through this process at least.
     pub async fn advance(&self, user_id: Uuid, lsn: Lsn) {
+        if self.store(user_id, lsn).await.is_ok() {
+            return;
+        }
+        let mut unstored = self.unstored();
+        if unstored.len() < MOST_UNSTORED || unstored.contains_key(&user_id) {
+            let position = unstored.entry(user_id).or_default();
+            *position = lsn.max(*position);
+            self.has_unstored.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether Redis may know an old position of this user.
+    pub fn is_unstored(&self, user_id: Uuid) -> bool {
+        self.has_unstored.load(Ordering::Acquire) && self.unstored().contains_key(&user_id)
+    }
+
+    async fn store(&self, user_id: Uuid, lsn: Lsn) -> Result<(), Unavailable> {
         let call = self.script.call(&[&self.key(user_id)]);
-        let call = call.arg(hex(lsn)).arg(REMEMBERED_FOR.as_secs());
-        for _ in 0..ATTEMPTS {
-            if self.redis.call::<()>(&call).await.is_ok() {
-                return;
+        self.redis.call(&call.arg(hex(lsn)).arg(REMEMBERED_FOR.as_secs())).await
+    }
+
+    /// Runs until it is dropped.
+    async fn repeat(&self) {
+        loop {
+            sleep(RETRY).await;
+            if !self.has_unstored.load(Ordering::Acquire) {
+                continue;
             }
-            if self.redis.is_degraded() {
-                break;
+            let waiting: Vec<_> = self.unstored().iter().map(|(id, lsn)| (*id, *lsn)).collect();
+            for (user_id, lsn) in waiting {
+                if self.store(user_id, lsn).await.is_err() {
+                    break;
+                }
+                let mut unstored = self.unstored();
+                if unstored.get(&user_id) == Some(&lsn) {
+                    unstored.remove(&user_id);
+                }
+                self.has_unstored.store(!unstored.is_empty(), Ordering::Release);
             }
         }
-        tracing::warn!(%user_id, "Redis is away: the user's position was not stored");
+    }
+
+    fn unstored(&self) -> MutexGuard<'_, HashMap<Uuid, Lsn>> {
+        self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn sign(&self, token: &Token) -> String {

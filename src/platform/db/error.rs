@@ -61,6 +61,7 @@ impl From<sqlx::Error> for Error {
         match error {
             sqlx::Error::Io(error) => Self::Unreachable("", error.to_string()),
             sqlx::Error::Tls(error) => Self::Unreachable("", error.to_string()),
+            sqlx::Error::Protocol(error) => Self::Unreachable("", error),
             // Made by ourselves, see below.
             sqlx::Error::PoolTimedOut => Self::Busy("primary"),
             sqlx::Error::PoolClosed => Self::Unreachable("", error.to_string()),

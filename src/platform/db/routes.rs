@@ -77,11 +77,11 @@ impl Routes {
             Consistency::AtLeast(lsn) => *lsn,
             Consistency::Latest | Consistency::Uncached => {
                 self.reads.latest.inc();
-                return self.primary.pool.get().await;
+                return self.primary.for_reads().await;
             }
             Consistency::LatestElse(lsn) => {
                 self.reads.latest.inc();
-                return match self.primary.pool.get().await {
+                return match self.primary.for_reads().await {
                     Err(error @ Error::Unreachable(..)) => {
                         let needed = self.cluster.newest().max(*lsn);
                         let replica = self.pick(needed).ok_or(error)?;

@@ -153,9 +153,9 @@ impl Inner {
                 let value = |index: usize| found.as_ref()?.get(index)?.as_deref();
                 let session = Session::parse(value(0));
                 let consistency = match found.is_some() {
-                    true => of_user(token, session, value(1)),
+                    true if !self.positions.is_unstored(*user_id) => of_user(token, value(1)),
                     // Nobody knows what the user has written.
-                    false => Consistency::Latest,
+                    _ => Consistency::Latest,
                 };
                 (decision, session, consistency)
             }
@@ -200,18 +200,18 @@ fn of_anonymous(token: Option<Token>) -> Consistency {
 
 /// A user sees what any of its devices wrote, as far as Redis knows, and what the token says.
 /// Whatever is missing or wrong may hide a write, which only the primary surely has.
-fn of_user(token: Option<Option<Token>>, session: Session, position: Option<&str>) -> Consistency {
+fn of_user(token: Option<Option<Token>>, position: Option<&str>) -> Consistency {
     let lsn = match token {
         Some(Some(token)) if token.is_uncached() => return Consistency::Uncached,
         Some(Some(token)) => token.lsn,
         Some(None) => return Consistency::Latest,
         None => Lsn::default(),
     };
-    match (session, position.map(consistency::parse)) {
-        (_, Some(None)) => Consistency::Latest,
-        (Session::Active, Some(Some(position))) => Consistency::AtLeast(lsn.max(position)),
-        // Nobody asked for a while, as is usual, or Redis lost what it knew.
-        (_, position) => Consistency::LatestElse(lsn.max(position.flatten().unwrap_or_default())),
+    match position.map(consistency::parse) {
+        Some(Some(position)) => Consistency::AtLeast(lsn.max(position)),
+        Some(None) => Consistency::Latest,
+        // Nothing was asked or written for a while, as is usual, or Redis lost what it knew.
+        None => Consistency::LatestElse(lsn),
     }
 }
 
@@ -243,18 +243,14 @@ mod tests {
     #[test]
     fn the_newest_of_all_that_is_known_has_to_be_seen() {
         let token = |lsn| Some(Some(Token::new(Lsn(lsn))));
-        let (active, unknown) = (Session::Active, Session::Unknown);
-        assert_eq!(of_user(None, active, Some("1e")), Consistency::AtLeast(Lsn(30)));
-        assert_eq!(of_user(token(40), active, Some("1e")), Consistency::AtLeast(Lsn(40)));
-        assert_eq!(of_user(token(10), active, Some("1e")), Consistency::AtLeast(Lsn(30)));
-        for (session, position) in [(active, None), (unknown, None), (unknown, Some("0"))] {
-            assert_eq!(of_user(None, session, position), Consistency::LatestElse(Lsn(0)));
-            assert_eq!(of_user(token(40), session, position), Consistency::LatestElse(Lsn(40)));
-        }
-        assert_eq!(of_user(token(20), unknown, Some("1e")), Consistency::LatestElse(Lsn(30)));
+        assert_eq!(of_user(None, Some("1e")), Consistency::AtLeast(Lsn(30)));
+        assert_eq!(of_user(token(40), Some("1e")), Consistency::AtLeast(Lsn(40)));
+        assert_eq!(of_user(token(10), Some("1e")), Consistency::AtLeast(Lsn(30)));
+        assert_eq!(of_user(None, None), Consistency::LatestElse(Lsn(0)));
+        assert_eq!(of_user(token(40), None), Consistency::LatestElse(Lsn(40)));
         // A forged token or nonsense may hide a write.
-        assert_eq!(of_user(Some(None), active, Some("1e")), Consistency::Latest);
-        assert_eq!(of_user(None, active, Some("x")), Consistency::Latest);
+        assert_eq!(of_user(Some(None), Some("1e")), Consistency::Latest);
+        assert_eq!(of_user(None, Some("x")), Consistency::Latest);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::{
     error::ApiError,
+    gate::CONSISTENCY_TOKEN,
     json::BodyTimeout,
     route_metrics::{RouteMetrics, UNKNOWN_ROUTE},
 };
@@ -51,7 +52,7 @@ const MAX_URI_BYTES: usize = 4 * 1024;
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// What the script of another origin's page may read of an answer.
-const EXPOSED: [HeaderName; 7] = [
+const EXPOSED: [HeaderName; 10] = [
     header::ETAG,
     header::LINK,
     header::LOCATION,
@@ -59,6 +60,9 @@ const EXPOSED: [HeaderName; 7] = [
     REQUEST_ID,
     HeaderName::from_static("idempotency-replayed"),
     HeaderName::from_static("ratelimit"),
+    HeaderName::from_static("ratelimit-policy"),
+    HeaderName::from_static("cache-status"),
+    CONSISTENCY_TOKEN,
 ];
 
 /// Nothing here is a page, so a browser need not run or frame any of it. The docs page sets its

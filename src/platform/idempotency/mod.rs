@@ -165,6 +165,9 @@ impl Idempotency {
                 Err(Error::Mismatch)
             }
             queries::Found::Finished { reply, .. } => {
+                // Nothing was written, but its position lies behind what the first request wrote,
+                // whose own answer, and position, may have been lost.
+                tx.commit().await?;
                 self.replayed.inc();
                 Ok(Begun::Replay(reply))
             }

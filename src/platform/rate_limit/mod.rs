@@ -8,7 +8,7 @@ mod local;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use deadpool_redis::redis::{Cmd, FromRedisValue, Value, from_redis_value};
+use deadpool_redis::redis::{FromRedisValue, Value, from_redis_value};
 use prometheus::IntCounterVec;
 
 use self::local::LocalBuckets;
@@ -103,14 +103,6 @@ impl RateLimiter {
     pub async fn check(&self, policy: Policy, who: impl fmt::Display) -> Decision {
         let (decision, _) = self.check_and_get(policy, who, 1, &[]).await;
         decision
-    }
-
-    /// Forgets what `who` has spent.
-    pub async fn forgive(&self, policy: Policy, who: impl fmt::Display) {
-        let key = self.key(policy, who);
-        self.local.forgive(&key);
-        // Lost while Redis is away: the bucket refills by itself.
-        let _ = self.redis.run::<()>(&Cmd::del(&key)).await;
     }
 
     /// What is left to `who`, without spending any of it.

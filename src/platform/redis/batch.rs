@@ -4,6 +4,8 @@
 //! its own: at full load two of a request's three. Here whatever the requests that are ready to
 //! run have to say is gathered first, and goes out by one write.
 
+use std::time::Duration;
+
 use deadpool_redis::redis::{
     Cmd, ErrorKind, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection,
 };
@@ -11,6 +13,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot},
     task::yield_now,
+    time::timeout,
 };
 
 use crate::platform::shutdown::Tasks;
@@ -20,6 +23,10 @@ const MOST_COMMANDS: usize = 256;
 
 /// Batches on their way at the same time. What comes meanwhile makes the next one larger.
 const MOST_BATCHES: usize = 8;
+
+/// After this long nobody waits any more, whatever the time-out of a call. Without it the task of a
+/// connection that fell silent would never end.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Sends to one connection. Cheap to clone; the connection ends with the last one.
 #[derive(Clone)]
@@ -80,24 +87,27 @@ async fn drive(connection: MultiplexedConnection, mut queue: mpsc::UnboundedRece
 }
 
 async fn exchange(mut connection: MultiplexedConnection, batch: Vec<Waiting>) {
-    let count = batch.len();
-    let mut commands = Pipeline::with_capacity(count);
-    let mut waiting = Vec::with_capacity(count);
-    for Waiting { command, answer } in batch {
+    let mut commands = Pipeline::with_capacity(batch.len());
+    let mut waiting = Vec::with_capacity(batch.len());
+    let is_awaited = |waiting: &Waiting| !waiting.answer.is_closed();
+    for Waiting { command, answer } in batch.into_iter().filter(is_awaited) {
         commands.add_command(command);
         waiting.push(answer);
     }
+    if waiting.is_empty() {
+        return;
+    }
+    let exchange = connection.send_packed_commands(&commands, 0, waiting.len());
     // Whoever no longer waits does not want to know.
-    match connection.send_packed_commands(&commands, 0, count).await {
-        Ok(values) => {
+    match timeout(SILENCE, exchange).await {
+        // Dropped, which tells them.
+        Err(_) => {}
+        Ok(Ok(values)) => {
             for (answer, value) in waiting.into_iter().zip(values) {
-                let _ = answer.send(match value {
-                    Value::ServerError(error) => Err(error.into()),
-                    value => Ok(value),
-                });
+                let _ = answer.send(Ok(value));
             }
         }
-        Err(error) => {
+        Ok(Err(error)) => {
             for answer in waiting {
                 let _ = answer.send(Err(error.clone()));
             }

@@ -40,9 +40,13 @@ pub(super) enum Link {
 
 impl Link {
     pub(super) async fn send(&mut self, command: &Cmd) -> RedisResult<Value> {
-        match self {
-            Self::Single(connection) => connection.send(command).await,
-            Self::Cluster(connection) => connection.req_packed_command(command).await,
+        let value = match self {
+            Self::Single(connection) => connection.send(command).await?,
+            Self::Cluster(connection) => connection.req_packed_command(command).await?,
+        };
+        match value {
+            Value::ServerError(error) => Err(error.into()),
+            value => Ok(value),
         }
     }
 }
@@ -62,13 +66,19 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(urls: &[SecretString], tasks: Tasks) -> RedisResult<Self> {
+    pub(super) fn new(
+        urls: &[SecretString],
+        response_timeout: Duration,
+        tasks: Tasks,
+    ) -> RedisResult<Self> {
         let servers = urls.iter().map(|url| Client::open(url.expose_secret()));
         let servers = servers.collect::<RedisResult<Vec<_>>>()?;
         let cluster = if servers.len() > 1 {
             let urls = urls.iter().map(|url| url.expose_secret().to_owned());
             let builder = ClusterClientBuilder::new(urls)
                 .connection_timeout(CONNECT_TIMEOUT)
+                // The client has to see that one node is silent, to look for its successor.
+                .response_timeout(response_timeout)
                 // Slots move and nodes fail over: once is enough to follow them, and the caller's
                 // time-out bounds all of it.
                 .retries(1);
@@ -106,9 +116,13 @@ impl Links {
         }
     }
 
-    /// Makes sure that the present connection, whichever it is, is not used again.
-    pub(super) fn forget_all(&self) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Makes sure that the present connection, whichever it is, is not used again. One that is
+    /// being made is left to its own time-out, which is longer than a caller's.
+    pub(super) fn forget_established(&self) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(&*current, Some((dial, _)) if dial.peek().is_some()) {
+            *current = None;
+        }
     }
 
     fn current(&self) -> (Dial, u64) {

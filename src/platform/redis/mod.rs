@@ -84,7 +84,7 @@ impl Redis {
         )?;
         Ok(Self {
             shared: Arc::new(Shared {
-                links: Links::new(&config.urls, tasks.clone())?,
+                links: Links::new(&config.urls, config.timeout, tasks.clone())?,
                 prefix: config.prefix.clone(),
                 timeout: config.timeout,
                 breaker,
@@ -157,7 +157,7 @@ impl Redis {
                 if shared.breaker.record_failure() {
                     // The connection may lead to a host that is gone, without either end having
                     // been told. The probe that closes the breaker makes a new one.
-                    shared.links.forget_all();
+                    shared.links.forget_established();
                 }
                 Err(Failure::Unreachable)
             }

@@ -30,7 +30,7 @@ use uuid::Uuid;
 pub use self::queries::Session;
 use super::{
     consistency,
-    db::{self, Consistency, Db, Tx},
+    db::{self, Consistency, Db, Lsn, Tx},
     redis::Redis,
 };
 
@@ -180,9 +180,9 @@ impl Sessions {
     /// # Errors
     /// The database cannot be reached; the session may live on.
     pub async fn revoke(&self, user_id: Uuid, session_id: Uuid) -> Result<bool, db::Error> {
-        let mut conn = self.db.primary().await?;
-        let revoked = queries::revoke(&mut conn, user_id, session_id).await?;
-        drop(conn);
+        let mut tx = self.db.begin().await?;
+        let revoked = queries::revoke(&mut tx, user_id, session_id).await?;
+        tx.commit().await?;
         if revoked {
             self.spread_revocation(user_id, &[session_id]).await;
         }
@@ -262,10 +262,15 @@ impl Sessions {
         Ok(live)
     }
 
-    /// While the primary is away nobody can end a session, so one that has all that the primary
-    /// was seen to have knows as much.
+    /// While the primary is away a replica that has all that the primary was seen to have is
+    /// believed: nobody can end a session then, unless it is away from this process alone.
     async fn ask_replica(&self, session_id: Uuid) -> Result<bool, db::Error> {
-        let mut conn = self.db.read(&Consistency::AtLeast(self.db.position())).await?;
+        let position = self.db.position();
+        if position == Lsn::default() {
+            // Never seen: any replica would do, however old.
+            return Err(db::Error::Unreachable("primary", "it was never seen".to_owned()));
+        }
+        let mut conn = self.db.read(&Consistency::AtLeast(position)).await?;
         Ok(queries::is_live_here(&mut conn, session_id).await?)
     }
 

@@ -7,7 +7,7 @@ use std::{
     io::{self, Write},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::{Level, Metadata};
@@ -22,6 +22,9 @@ const ENOUGH_BYTES: usize = 64 * 1024;
 /// If nobody reads the output, further lines are dropped, and counted.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
+/// How long the end of the process waits for the last lines.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
 /// Where lines are left to be written. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Lines {
@@ -31,7 +34,7 @@ pub(super) struct Lines {
 /// Writes what is left when dropped.
 pub(super) struct Writer {
     lines: Lines,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
 
 #[derive(Default)]
@@ -55,7 +58,7 @@ impl Lines {
         let writing = lines.clone();
         let thread = std::thread::Builder::new().name("log".to_owned());
         let thread = thread.spawn(move || writing.write_to(&mut output))?;
-        Ok((lines.clone(), Writer { lines, thread: Some(thread) }))
+        Ok((lines.clone(), Writer { lines, thread }))
     }
 
     fn write_to(&self, output: &mut impl Write) {
@@ -110,9 +113,10 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.lines.lock().is_closed = true;
         self.lines.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
-            // It does not panic.
-            let _ = thread.join();
+        // A reader that has stopped reading must not keep the process from ending.
+        let begun = Instant::now();
+        while !self.thread.is_finished() && begun.elapsed() < LAST_WAIT {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
