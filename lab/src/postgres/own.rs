@@ -96,10 +96,13 @@ fn site(topology: &Topology) -> Result<(Site, Files)> {
 
 /// A data directory that was shut down cleanly, so that copies of it start at once and are the same.
 fn template(topology: &Topology, shoal: &Path) -> Result<PathBuf> {
-    let site = Site::beside(topology, TEMPLATE)?;
-    let lock = site.dir().join("lock");
+    let dir = topology.scratch_dir(TEMPLATE);
+    // Before anything of it is made: two that make its secrets at once would have different ones.
+    let lock = dir.with_extension("lock");
+    fs::create_dir_all(&dir).cannot(|| format!("make {}", dir.display()))?;
     let held = File::create(&lock).cannot(|| format!("write {}", lock.display()))?;
     held.lock().cannot(|| format!("lock {}", lock.display()))?;
+    let site = Site::beside(topology, TEMPLATE)?;
     let name = postgres_name(0);
     let finished = site.data("template-is-finished");
     if !finished.exists() {
