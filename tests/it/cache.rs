@@ -200,14 +200,31 @@ async fn nothing_is_served_or_kept_while_a_write_is_under_way() {
 }
 
 #[tokio::test]
-async fn the_first_writer_does_not_open_what_the_second_has_buried() {
-    let rig = Rig::of(2, LONG).await;
-    let (first, second) = (rig.bury(0).await, rig.bury(1).await);
-    first.settle(Lsn(5)).await;
-    assert_eq!(rig.get(0, "between").await.status, Status::Bypass);
-    second.settle(Lsn(9)).await;
-    assert_eq!(rig.get(0, "new").await.status, Status::Miss);
-    assert_eq!(rig.get(1, "other").await.status, Status::Hit);
+async fn no_writer_opens_what_another_has_buried() {
+    for is_in_order in [true, false] {
+        let rig = Rig::of(2, LONG).await;
+        let (one, two) = (rig.bury(0).await, rig.bury(1).await);
+        let (first, second) = if is_in_order { (one, two) } else { (two, one) };
+        first.settle(Lsn(5)).await;
+        assert_eq!(rig.get(0, "between").await.status, Status::Bypass);
+        second.settle(Lsn(9)).await;
+        assert_eq!(rig.get(0, "new").await.status, Status::Miss);
+        assert_eq!(rig.get(1, "other").await.status, Status::Hit);
+    }
+}
+
+#[tokio::test]
+async fn readers_of_the_latest_share_what_is_kept() {
+    let rig = Arc::new(Rig::of(2, LONG).await);
+    let mut readers = JoinSet::new();
+    for reader in 0..400 {
+        let rig = rig.clone();
+        readers.spawn(async move { rig.ask(reader % 2, Consistency::Latest, "once").await });
+    }
+    for found in readers.join_all().await {
+        assert_eq!(body(&found), "once");
+    }
+    assert_eq!(rig.loads(), 1);
 }
 
 #[tokio::test]

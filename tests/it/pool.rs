@@ -1,9 +1,11 @@
 //! What the pool promises to the next borrower of a connection. Each fleet here has a pool of
 //! one, so that the next borrower gets the same connection, if it was kept.
 
-use std::{pin::pin, task::Poll};
+use std::{pin::pin, task::Poll, time::Duration};
 
 use shoal::platform::db::{Conn, Db, Error};
+
+use tokio::time::timeout;
 
 use crate::support::{Fleet, topology};
 
@@ -112,6 +114,21 @@ async fn a_connection_that_was_cut_is_replaced() {
     assert_ne!(next, backend);
 }
 
+/// Before COMMIT the caches are told, and Redis may take its time.
+#[tokio::test]
+async fn a_commit_that_is_cancelled_while_the_caches_are_told_leaves_no_transaction_behind() {
+    let mut fleet = Fleet::of(1).own_redis().set("SHOAL_DB_POOL_SIZE", "1").start().await;
+    let db = fleet.app().db.clone();
+    let mut tx = db.begin().await.unwrap();
+    tx.evict(fleet.app().product_cache.eviction(1));
+    fleet.redis.as_mut().unwrap().process().pause();
+    let commit = timeout(Duration::from_millis(50), tx.commit()).await;
+    assert!(commit.is_err(), "Redis does not answer");
+    let mut conn = db.primary().await.unwrap();
+    assert!(!is_in_transaction(&mut conn).await);
+    fleet.redis.as_mut().unwrap().process().resume();
+}
+
 /// A primary that was made read-only still answers, and would go on refusing every write.
 #[tokio::test]
 async fn a_connection_to_a_read_only_server_is_not_kept() {
@@ -153,7 +170,7 @@ async fn a_full_pool_says_so_instead_of_waiting_on() {
 
 #[tokio::test]
 async fn a_deadline_reaches_the_statement() {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use shoal::platform::context::Context;
     let fleet = fleet().await;

@@ -128,7 +128,7 @@ impl Store {
             Some(entry) => (entry.meta.as_str(), &entry.body[..]),
         };
         let call = self.fill.call(&[&slot.entry, &slot.lease]);
-        let call = call.arg(token).arg(hex(fill.lsn)).arg(fill.fresh.as_millis() as u64);
+        let call = call.arg(token).arg(fill.lsn.sortable()).arg(fill.fresh.as_millis() as u64);
         let call = call.arg(fill.life.as_millis() as u64).arg(fill.cost.as_millis() as u64);
         self.redis.call(&call.arg(meta).arg(body)).await
     }
@@ -162,8 +162,7 @@ impl Store {
         if pending.is_some() {
             return Ok(Some(Err(WriteUnderWay)));
         }
-        let lsn = lsn.and_then(|lsn| u64::from_str_radix(&lsn, 16).ok());
-        Ok(lsn.map(|lsn| Ok(Lsn(lsn))))
+        Ok(lsn.as_deref().and_then(Lsn::from_sortable).map(Ok))
     }
 
     pub(super) async fn settle(
@@ -174,14 +173,9 @@ impl Store {
         message: &str,
     ) -> Result<(), Unavailable> {
         let call = self.settle.call(&[&slot.entry, &slot.lease]);
-        let call = call.arg(writer).arg(hex(lsn)).arg(SETTLED.as_millis() as u64);
+        let call = call.arg(writer).arg(lsn.sortable()).arg(SETTLED.as_millis() as u64);
         self.redis.call(&call.arg(&self.channel).arg(message)).await
     }
-}
-
-/// Compares as text like the number does, which is too large for Lua.
-fn hex(lsn: Lsn) -> String {
-    format!("{:016x}", lsn.0)
 }
 
 fn read(answer: Vec<Value>) -> Option<LookUp> {
@@ -194,7 +188,7 @@ fn read(answer: Vec<Value>) -> Option<LookUp> {
     let body: Bytes = take(&mut items)?;
     let fresh_for: i64 = take(&mut items)?;
     let lsn: String = take(&mut items)?;
-    let lsn = Lsn(u64::from_str_radix(&lsn, 16).unwrap_or(0));
+    let lsn = Lsn::from_sortable(&lsn).unwrap_or_default();
     let state = match state.as_str() {
         "load" => return Some(LookUp::Leased { at_least: lsn }),
         "wait" => return Some(LookUp::Awaited),

@@ -32,6 +32,9 @@ use super::{
 /// How long a position is remembered: far longer than a replica that is read from may lag.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
+/// As many failures in a row make every replica of the API give Redis up.
+const ATTEMPTS: usize = 3;
+
 /// Positions that wait for Redis to come back. Those of further users are only in their tokens.
 const MOST_UNSTORED: usize = 10_000;
 
@@ -72,11 +75,17 @@ impl Positions {
         key(&self.redis, user_id)
     }
 
-    /// Moves a user's position forward. If Redis does not take it, this is repeated until it does,
-    /// and meanwhile the user reads from the primary, through this process at least.
+    /// Moves a user's position forward. While Redis is away, reads go to the primary anyhow; so it
+    /// is tried hard only while Redis is there and slow. What it does not take is repeated until
+    /// it does, and meanwhile the user reads from the primary, through this process at least.
     pub async fn advance(&self, user_id: Uuid, lsn: Lsn) {
-        if self.store(user_id, lsn).await.is_ok() {
-            return;
+        for _ in 0..ATTEMPTS {
+            if self.store(user_id, lsn).await.is_ok() {
+                return;
+            }
+            if self.redis.is_degraded() {
+                break;
+            }
         }
         let mut unstored = self.unstored();
         if unstored.len() < MOST_UNSTORED || unstored.contains_key(&user_id) {
@@ -93,7 +102,7 @@ impl Positions {
 
     async fn store(&self, user_id: Uuid, lsn: Lsn) -> Result<(), Unavailable> {
         let call = self.script.call(&[&self.key(user_id)]);
-        self.redis.call(&call.arg(hex(lsn)).arg(REMEMBERED_FOR.as_secs())).await
+        self.redis.call(&call.arg(lsn.sortable()).arg(REMEMBERED_FOR.as_secs())).await
     }
 
     /// Runs until it is dropped.
@@ -134,14 +143,4 @@ impl Positions {
 /// Where Redis keeps the position of a user. If there is none, Redis may have lost it.
 pub fn key(redis: &Redis, user_id: Uuid) -> String {
     redis.key(format_args!("position:{}", user_tag(user_id)))
-}
-
-/// As Redis keeps it: digits that compare as text, since Lua knows no number so large.
-pub fn hex(lsn: Lsn) -> String {
-    format!("{:016x}", lsn.0)
-}
-
-/// Reads what [`hex`] wrote.
-pub fn parse(value: &str) -> Option<Lsn> {
-    u64::from_str_radix(value, 16).ok().map(Lsn)
 }

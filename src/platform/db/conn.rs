@@ -91,6 +91,16 @@ impl Conn {
         Ok((connection, &mut self.health, &self.target))
     }
 
+    /// Ends the loan; whatever is asked from now on fails.
+    fn give_back(&mut self) {
+        if let Some(object) = self.object.take()
+            && self.health.broken
+        {
+            // Taken out of the pool, which may then open another; the socket closes on drop.
+            drop(Object::take(object));
+        }
+    }
+
     /// The rows of a statement as they come.
     fn stream(&mut self, statement: Statement) -> BoxStream<'_, Result<Item, Error>> {
         match self.parts() {
@@ -135,7 +145,8 @@ impl Conn {
         }
         tracing::debug!(%error, "a read moves from a replica to the primary");
         // The replica's connection goes back, or is closed, before the other is waited for.
-        drop(std::mem::replace(self, loan.at_primary().await?));
+        self.give_back();
+        *self = loan.at_primary().await?;
         self.stream(again).try_collect().await
     }
 }
@@ -154,12 +165,7 @@ impl Health {
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        if self.health.broken
-            && let Some(object) = self.object.take()
-        {
-            // Taken out of the pool, which may then open another; the socket closes on drop.
-            drop(Object::take(object));
-        }
+        self.give_back();
     }
 }
 

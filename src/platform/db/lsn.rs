@@ -7,6 +7,19 @@ use std::{fmt, str::FromStr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);
 
+impl Lsn {
+    /// As Redis keeps it: 16 hexadecimal digits, which compare as text, since the numbers of Lua
+    /// are too small.
+    pub fn sortable(self) -> String {
+        format!("{:016x}", self.0)
+    }
+
+    /// Reads what [`Lsn::sortable`] wrote.
+    pub fn from_sortable(text: &str) -> Option<Self> {
+        u64::from_str_radix(text, 16).ok().map(Self)
+    }
+}
+
 impl fmt::Display for Lsn {
     /// As Postgres writes it: two halves in hexadecimal.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,6 +49,8 @@ mod tests {
         let lsn: Lsn = "16/B374D848".parse().unwrap();
         assert_eq!(lsn.to_string(), "16/B374D848");
         assert!(lsn < "17/0".parse().unwrap());
+        assert_eq!(Lsn::from_sortable(&lsn.sortable()), Some(lsn));
+        assert!(Lsn(9).sortable() < Lsn(16).sortable());
         for bad in ["", "16", "16/", "/1", "1/100000000", "x/1"] {
             assert!(bad.parse::<Lsn>().is_err(), "{bad}");
         }

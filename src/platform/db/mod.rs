@@ -191,7 +191,7 @@ impl Db {
     /// # Errors
     /// The primary cannot be reached.
     pub async fn sample_position(&self) -> Result<Lsn, Error> {
-        Ok(schema::position(&mut self.primary().await?).await?)
+        Ok(queries::flushed(&mut self.primary().await?).await?)
     }
 
     /// A transaction on the primary.

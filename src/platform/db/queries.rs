@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use super::{lsn::Lsn, position::Position};
+use super::{conn::Conn, lsn::Lsn, position::Position};
 
 /// Role, position in the log, timeline and cluster, as one statement: a promotion in between two
 /// would give a picture that never was.
@@ -45,4 +45,12 @@ pub(super) async fn position(connection: &mut PgConnection) -> Result<Position, 
         system: row.system,
         is_paused: row.is_paused,
     })
+}
+
+/// How far the log is safely written, which is as far as replicas can get.
+pub(super) async fn flushed(conn: &mut Conn) -> Result<Lsn, sqlx::Error> {
+    let position = sqlx::query_scalar!(
+        r#"select (pg_current_wal_flush_lsn() - '0/0')::bigint as "position!""#
+    );
+    Ok(Lsn(position.fetch_one(conn).await? as u64))
 }

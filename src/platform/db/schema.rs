@@ -7,7 +7,7 @@ use anyhow::Context;
 use secrecy::SecretString;
 use sqlx::{Connection, PgConnection, migrate::Migrator};
 
-use super::{Conn, Error, Lsn};
+use super::{Conn, Error};
 
 /// Every migration under `migrations/`, compiled in.
 pub static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -55,12 +55,4 @@ pub async fn version(conn: &mut Conn) -> Result<i64, Error> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// How far the log is safely written, which is as far as replicas can get.
-pub(super) async fn position(conn: &mut Conn) -> Result<Lsn, sqlx::Error> {
-    let position = sqlx::query_scalar!(
-        r#"select (pg_current_wal_flush_lsn() - '0/0')::bigint as "position!""#
-    );
-    Ok(Lsn(position.fetch_one(conn).await? as u64))
 }

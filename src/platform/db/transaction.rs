@@ -98,16 +98,16 @@ impl Tx {
         if !pending.is_empty() {
             events::write(&mut self, &pending).await?;
         }
+        if self.has_failed() {
+            // Postgres would answer COMMIT with a silent ROLLBACK.
+            return Err(Error::Aborted);
+        }
+        // First, since a process may be killed right after COMMIT. The connection stays in `self`
+        // meanwhile, so that whoever gives up waiting rolls back.
+        let burial = Burial::of(std::mem::take(&mut self.evictions)).await;
         let Some(mut conn) = self.conn.take() else {
             return Err(Error::Aborted);
         };
-        if conn.has_failed() {
-            // Postgres would answer COMMIT with a silent ROLLBACK.
-            self.conn = Some(conn);
-            return Err(Error::Aborted);
-        }
-        // First, since a process may be killed right after COMMIT.
-        let burial = Burial::of(std::mem::take(&mut self.evictions)).await;
         // A COMMIT that is on its way must not be followed by anyone else's query, should this
         // future be cancelled: the connection is only kept once the answer is there.
         conn.discard();

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::platform::{
     cache::LONGEST_LIFE,
-    consistency::{self, Positions, Token},
+    consistency::{Positions, Token},
     context::Context,
     db::{Consistency, Lsn},
     rate_limit::{Policy, RateLimiter},
@@ -207,7 +207,7 @@ fn of_user(token: Option<Option<Token>>, position: Option<&str>) -> Consistency 
         Some(None) => return Consistency::Latest,
         None => Lsn::default(),
     };
-    match position.map(consistency::parse) {
+    match position.map(Lsn::from_sortable) {
         Some(Some(position)) => Consistency::AtLeast(lsn.max(position)),
         Some(None) => Consistency::Latest,
         // Nothing was asked or written for a while, as is usual, or Redis lost what it knew.

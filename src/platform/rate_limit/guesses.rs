@@ -7,16 +7,26 @@
 
 use std::{fmt, time::Duration};
 
-use deadpool_redis::redis::{Cmd, cmd};
 use sha2::{Digest, Sha256};
 
 use super::{Decision, Policy, RateLimiter};
-
-static GUESS: &str = include_str!("guess.lua");
-static FORGIVE: &str = include_str!("forgive.lua");
+use crate::platform::redis::{Call, Script};
 
 /// How long an address stays known after the password was.
 const KNOWN_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// What counts and forgives.
+pub(super) struct Scripts {
+    guess: Script,
+    forgive: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        let guess = Script::new(include_str!("guess.lua"));
+        Self { guess, forgive: Script::new(include_str!("forgive.lua")) }
+    }
+}
 
 impl RateLimiter {
     /// Counts one guess at the password of `account` from `address`, before it is looked at:
@@ -28,10 +38,10 @@ impl RateLimiter {
         account: &str,
         address: impl fmt::Display,
     ) -> Decision {
-        let mut guess = self.on_guesses(GUESS, policy, account, address);
-        guess.arg(policy.quota).arg(policy.window.as_millis() as u64);
+        let guess = self.on_guesses(&self.guesses.guess, policy, account, address);
+        let guess = guess.arg(policy.quota).arg(policy.window.as_millis() as u64);
         let Ok((allowed, remaining, reset, retry)) =
-            self.redis.run::<(u8, u32, u64, u64)>(&guess).await
+            self.redis.call::<(u8, u32, u64, u64)>(&guess).await
         else {
             return self.check(policy, account).await;
         };
@@ -43,31 +53,28 @@ impl RateLimiter {
 
     /// Forgets the guesses that were counted where this one was, and remembers the address.
     pub async fn forgive_guess(&self, policy: Policy, account: &str, address: impl fmt::Display) {
-        let mut forgive = self.on_guesses(FORGIVE, policy, account, address);
-        forgive.arg(KNOWN_FOR.as_secs());
+        let forgive = self.on_guesses(&self.guesses.forgive, policy, account, address);
+        let forgive = forgive.arg(KNOWN_FOR.as_secs());
         // Lost while Redis is away: the count is forgotten by itself, the address is not known.
-        let _ = self.redis.run::<u8>(&forgive).await;
+        let _ = self.redis.call::<u8>(&forgive).await;
         self.local.forgive(&self.key(policy, account));
     }
 
-    /// A script on the three keys of an account and an address. The script goes along each time:
-    /// next to hashing a password that is nothing.
-    fn on_guesses(
+    /// A call on the three keys of an account and an address.
+    fn on_guesses<'s>(
         &self,
-        script: &str,
+        script: &'s Script,
         policy: Policy,
         account: &str,
         address: impl fmt::Display,
-    ) -> Cmd {
+    ) -> Call<'s> {
         // Neither accounts nor addresses can be read from the keys; the prefix is the salt.
         let account = digest(&self.key(policy, account));
         let address = digest(&format!("{account} {address}"));
         // One hash tag: the keys live in one slot of a cluster.
         let key = |name: &str| self.redis.key(format_args!("guesses:{{{account}}}:{name}"));
-        let mut command = cmd("EVAL");
-        command.arg(script).arg(3).arg(key("all"));
-        command.arg(key(&format!("from:{address}"))).arg(key(&format!("known:{address}")));
-        command
+        let (from, known) = (format!("from:{address}"), format!("known:{address}"));
+        script.call(&[&key("all"), &key(&from), &key(&known)])
     }
 }
 

@@ -77,6 +77,7 @@ impl Decision {
 pub struct RateLimiter {
     redis: Redis,
     script: Arc<Script>,
+    guesses: Arc<guesses::Scripts>,
     local: Arc<LocalBuckets>,
     decisions: IntCounterVec,
 }
@@ -90,6 +91,7 @@ impl RateLimiter {
         Ok(Self {
             redis,
             script: Arc::new(Script::new(include_str!("gcra.lua"))),
+            guesses: Arc::new(guesses::Scripts::new()),
             local: Arc::new(LocalBuckets::new(local_share)),
             decisions: metrics.counter_vec(
                 "rate_limit_decisions_total",

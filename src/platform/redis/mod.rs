@@ -12,7 +12,10 @@ mod script;
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -56,6 +59,9 @@ struct Shared {
     breaker: Breaker,
     command_seconds: Histogram,
     script_seconds: Histogram,
+    started: Instant,
+    /// The second after `started` in which a refusal was last logged.
+    reported: AtomicU64,
 }
 
 /// Why there is no answer.
@@ -90,6 +96,8 @@ impl Redis {
                 breaker,
                 command_seconds: seconds.with_label_values(&["command"]),
                 script_seconds: seconds.with_label_values(&["script"]),
+                started: Instant::now(),
+                reported: AtomicU64::new(0),
             }),
         })
     }
@@ -105,7 +113,7 @@ impl Redis {
     /// `Unavailable` when Redis did not answer in time or answered with an error.
     pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Unavailable> {
         let value = self.guarded(&self.shared.command_seconds, command).await;
-        read(value.map_err(report)?)
+        read(value.map_err(|failure| self.report(failure))?)
     }
 
     /// Runs a script, which is sent along if Redis does not know it.
@@ -119,7 +127,7 @@ impl Redis {
             // Restarted or flushed. This also makes the script known.
             value = self.guarded(seconds, &call.by_source()).await;
         }
-        read(value.map_err(report)?)
+        read(value.map_err(|failure| self.report(failure))?)
     }
 
     /// Whether Redis answers, asked past the breaker.
@@ -139,6 +147,17 @@ impl Redis {
     /// Redis cannot be reached.
     pub async fn subscribe(&self, channel: &str) -> redis::RedisResult<redis::aio::PubSub> {
         self.shared.links.subscribe(channel).await
+    }
+
+    /// Logs what Redis refused; a full one refuses several times a request, so once a second.
+    fn report(&self, failure: Failure) -> Unavailable {
+        if let Failure::Refused(error) = failure {
+            let now = self.shared.started.elapsed().as_secs() + 1;
+            if self.shared.reported.swap(now, Ordering::Relaxed) != now {
+                tracing::warn!(%error, "Redis refused");
+            }
+        }
+        Unavailable
     }
 
     async fn guarded(&self, seconds: &Histogram, command: &Cmd) -> Result<Value, Failure> {
@@ -204,13 +223,6 @@ fn read<T: FromRedisValue>(value: Value) -> Result<T, Unavailable> {
         tracing::warn!(%error, "unexpected answer from Redis");
         Unavailable
     })
-}
-
-fn report(failure: Failure) -> Unavailable {
-    if let Failure::Refused(error) = failure {
-        tracing::warn!(%error, "Redis refused");
-    }
-    Unavailable
 }
 
 fn is_no_script(error: &RedisError) -> bool {

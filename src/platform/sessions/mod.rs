@@ -252,7 +252,7 @@ impl Sessions {
             set.arg("NX").arg("PXAT").arg(end);
             // Whatever the user was told of by now lies before this, even if Redis forgot about it.
             let mut position = cmd("SET");
-            position.arg(consistency::key(&self.redis, user_id)).arg(consistency::hex(lsn));
+            position.arg(consistency::key(&self.redis, user_id)).arg(lsn.sortable());
             position.arg("NX").arg("EX").arg(consistency::REMEMBERED_FOR.as_secs());
             let _ = tokio::join!(
                 self.redis.run::<Option<String>>(&set),
