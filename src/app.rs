@@ -4,6 +4,7 @@ use std::future::Future;
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -11,14 +12,17 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    config::Http,
+    config::{Config, Http},
     domain,
-    platform::http::{
-        admission::Admission,
-        docs,
-        error::ApiError,
-        gate::{Gate, Policies},
-        layers, limits, ops, server,
+    platform::{
+        http::{
+            admission::Admission,
+            docs,
+            error::ApiError,
+            gate::{Gate, Policies},
+            layers, limits, ops, server,
+        },
+        jobs::Worker,
     },
     state::AppState,
 };
@@ -60,6 +64,14 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     api().to_openapi()
 }
 
+/// What a process that serves the API does besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Api,
+    /// Jobs as well, for the smallest deployment.
+    ApiAndWorker,
+}
+
 struct Routers {
     /// Everything for clients, with all layers.
     main: Router,
@@ -96,6 +108,42 @@ fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
     Ok(Routers { main, ops })
 }
 
+/// Works until `shutdown` completes, then finishes or gives back what is under way. `listener`
+/// takes the routes for machines; a worker has no others.
+///
+/// # Errors
+/// A metric is registered twice.
+pub async fn work(
+    listener: TcpListener,
+    app: AppState,
+    config: &Config,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let worker = worker(&app, config)?;
+    let ops = ops::worker_router(app.health.clone(), app.metrics.clone(), worker.pulse());
+    app.tasks.spawn(app.health.clone().start());
+    let server = &config.http.server;
+    let worked = CancellationToken::new();
+    let work = async {
+        worker.run(&app.tasks, shutdown, server.drain_cap).await;
+        worked.cancel();
+    };
+    // Health and metrics are served until the last job has ended.
+    let serve =
+        server::serve(vec![(listener, ops)], server, &app.metrics, &app.tasks, worked.cancelled());
+    let ((), served) = tokio::join!(work, serve);
+    served?;
+    app.tasks.stop().await;
+    app.db.close();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn worker(app: &AppState, config: &Config) -> anyhow::Result<Worker<AppState>> {
+    let stores = (app.db.clone(), app.redis.clone());
+    Ok(Worker::new(app.clone(), stores, domain::work(), config.jobs.clone(), &app.metrics)?)
+}
+
 /// Serves until `shutdown` completes, then drains and ends every background task.
 ///
 /// `listeners.1` takes the routes for machines, if they have an address of their own.
@@ -105,14 +153,32 @@ fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
 pub async fn run(
     listeners: (TcpListener, Option<TcpListener>),
     app: AppState,
-    config: &Http,
+    config: &Config,
+    role: Role,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let routers = routers(&app, config)?;
+    let Config { http, .. } = config;
+    let routers = routers(&app, http)?;
+    let draining = CancellationToken::new();
+    let shutdown = async {
+        shutdown.await;
+        draining.cancel();
+    };
+    let worker = match role {
+        Role::Api => None,
+        Role::ApiAndWorker => Some(worker(&app, config)?),
+    };
+    let work = async {
+        if let Some(worker) = worker {
+            worker.run(&app.tasks, draining.cancelled(), http.server.drain_cap).await;
+        }
+    };
     let mut served = vec![(listeners.0, routers.main)];
     served.extend(listeners.1.zip(routers.ops));
     app.tasks.spawn(app.health.clone().start());
-    server::serve(served, &config.server, &app.metrics, &app.tasks, shutdown).await?;
+    let serve = server::serve(served, &http.server, &app.metrics, &app.tasks, shutdown);
+    let (served, ()) = tokio::join!(serve, work);
+    served?;
     app.tasks.stop().await;
     app.db.close();
     tracing::info!("stopped");

@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 
 use crate::{
-    app,
+    app::{self, Role},
     config::{self, Config, process_environment},
     domain::{auth::Password, products::import, users},
     platform::{
@@ -39,7 +39,13 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve the API until SIGTERM, then drain and exit
-    Serve,
+    Serve {
+        /// Run jobs as well: for the smallest deployment
+        #[arg(long)]
+        with_worker: bool,
+    },
+    /// Run jobs, and pass events on, until SIGTERM
+    Worker,
     /// Bring the schema up to date (DATABASE_DIRECT_URL)
     Migrate,
     /// Print the OpenAPI document
@@ -86,7 +92,7 @@ enum Import {
 impl Cli {
     /// Whether this subcommand logs; the others print one thing and must print nothing else.
     pub fn logs(&self) -> bool {
-        matches!(self.command, Command::Serve)
+        matches!(self.command, Command::Serve { .. } | Command::Worker)
     }
 
     /// Reads the environment as the subcommand will, so that all that is wrong with it is told at
@@ -96,7 +102,7 @@ impl Cli {
     /// Every mistake.
     pub fn check_environment(&self) -> Result<(), config::Mistakes> {
         let own = match self.command {
-            Command::Serve => Config::read(&process_environment).map(drop),
+            Command::Serve { .. } | Command::Worker => Config::read(&process_environment).map(drop),
             _ => Ok(()),
         };
         let telemetry = config::read_telemetry(&process_environment).map(drop);
@@ -107,7 +113,9 @@ impl Cli {
     /// For the person who called: what went wrong, and what to do.
     pub async fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Serve => serve().await,
+            Command::Serve { with_worker: false } => serve(Role::Api).await,
+            Command::Serve { with_worker: true } => serve(Role::ApiAndWorker).await,
+            Command::Worker => work().await,
             Command::Migrate => migrate().await,
             Command::Openapi => print(&format!("{}\n", app::openapi().to_pretty_json()?)),
             Command::Healthcheck { url } => healthcheck(&url).await,
@@ -119,7 +127,7 @@ impl Cli {
     }
 }
 
-async fn serve() -> anyhow::Result<()> {
+async fn serve(role: Role) -> anyhow::Result<()> {
     let config = Config::read(&process_environment)?;
     let http = &config.http;
     let tasks = Tasks::default();
@@ -130,7 +138,18 @@ async fn serve() -> anyhow::Result<()> {
         None => None,
     };
     let app = App::new(&config, tasks).await?;
-    app::run((listener, ops), app, http, shutdown).await
+    app::run((listener, ops), app, &config, role, shutdown).await
+}
+
+async fn work() -> anyhow::Result<()> {
+    let config = Config::read(&process_environment)?;
+    let http = &config.http;
+    let tasks = Tasks::default();
+    let shutdown = shutdown::signal(&tasks)?;
+    let address = http.ops_address.unwrap_or_else(|| (http.host, http.port).into());
+    let listener = listen(address).await?;
+    let app = App::new(&config, tasks).await?;
+    app::work(listener, app, &config, shutdown).await
 }
 
 async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {

@@ -11,6 +11,7 @@ use crate::{
         db::Db,
         health::Health,
         idempotency::Idempotency,
+        jobs::wake,
         metrics::Metrics,
         passwords::Passwords,
         rate_limit::RateLimiter,
@@ -31,6 +32,8 @@ pub type AppState = Arc<App>;
 pub struct App {
     /// Postgres: `read`, `primary`, `begin`.
     pub db: Db,
+    /// Redis, for what is not behind a part of its own.
+    pub redis: Redis,
     /// Transactions that happen once per `Idempotency-Key`.
     pub idempotency: Idempotency,
     /// Log-ins: durable in Postgres, hot in Redis.
@@ -65,6 +68,7 @@ impl App {
         let breakers = Breakers::new(&metrics)?;
         let db = Db::new(&config.database, &metrics, &breakers, &tasks)?;
         let redis = Redis::new(&config.redis, &metrics, breakers.named("redis"), &tasks)?;
+        wake::tell(db.bell(), &redis, &tasks);
         let storage = Storage::new(&config.storage).await;
         let caches = Caches::new(&config.cache, redis.clone(), db.clone(), &metrics, &tasks)?;
         let tokens = Tokens::new(&config.tokens)?;
@@ -79,7 +83,8 @@ impl App {
             limits: config.limits.clone(),
             product_cache: product_cache(&caches),
             catalogue_cache: catalogue_cache(&caches),
-            health: Health::new(db.clone(), redis, storage, tasks.clone()),
+            health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),
+            redis,
             db,
             metrics,
             tasks,

@@ -20,7 +20,7 @@ use crate::platform::{
     db,
     env::{Env, Lookup, Variable},
     http::{layers, server},
-    passwords,
+    jobs, passwords,
     rate_limit::Policy,
     redis, sessions, storage, telemetry, tokens,
 };
@@ -33,6 +33,7 @@ pub struct Config {
     pub redis: redis::Config,
     pub cache: cache::Config,
     pub storage: storage::Config,
+    pub jobs: jobs::Config,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
     pub passwords: passwords::Config,

@@ -15,7 +15,10 @@ pub mod users;
 use http::Method;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{platform::concurrency::Priority, state::AppState};
+use crate::{
+    platform::{concurrency::Priority, jobs::Registry},
+    state::AppState,
+};
 
 /// What can be asked for again later, while customers cannot wait.
 const REPORTS: [&str; 3] = ["/v1/users", "/v1/orders/{id}/events", "/v1/auth/sessions"];
@@ -27,6 +30,11 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(auth::routes())
         .merge(products::routes())
         .merge(orders::routes())
+}
+
+/// The jobs of every resource, the events that cause them, and the schedules.
+pub fn work() -> Registry<AppState> {
+    Registry::new()
 }
 
 /// Who goes first while there is more to do than can be done in time.

@@ -7,9 +7,10 @@
 //! - Postgres is the truth. Whatever is in Redis may be gone at any moment.
 //!
 //! # Reading order
-//! `db` (pools, reads, transactions), `redis`, `cache`, `sessions`, `idempotency`, `events`,
+//! `db` (pools, reads, transactions), `redis`, `cache`, `sessions`, `idempotency`, `events`, `jobs`,
 //! then `http`. The rest is small and stands alone.
 
+pub mod bell;
 pub mod breaker;
 pub mod cache;
 pub mod concurrency;
@@ -21,6 +22,7 @@ pub mod events;
 pub mod health;
 pub mod http;
 pub mod idempotency;
+pub mod jobs;
 pub mod metrics;
 pub mod passwords;
 pub mod rate_limit;

@@ -44,7 +44,7 @@ use self::{
     sampler::Sampler,
     target::Target,
 };
-use super::{breaker::Breakers, metrics::Metrics, shutdown::Tasks};
+use super::{bell::Bell, breaker::Breakers, metrics::Metrics, shutdown::Tasks};
 
 /// Where the databases are, and how many connections each replica of this process may hold.
 #[derive(Clone)]
@@ -82,7 +82,7 @@ pub enum Consistency {
 #[derive(Clone)]
 pub struct Db {
     routes: Arc<Routes>,
-    tasks: Tasks,
+    shared: transaction::Shared,
 }
 
 /// What the samplers last saw of one database.
@@ -160,7 +160,8 @@ impl Db {
         for (index, sampler) in samplers.into_iter().enumerate() {
             run(watch::replica(routes.clone(), index, sampler).boxed());
         }
-        Ok(Self { routes, tasks: tasks.clone() })
+        let shared = transaction::Shared { tasks: tasks.clone(), bell: Bell::default() };
+        Ok(Self { routes, shared })
     }
 
     /// A connection to read with: one to the least busy replica that has what `consistency` asks
@@ -200,7 +201,12 @@ impl Db {
     /// 503 when no connection can be had in time.
     pub async fn begin(&self) -> Result<Tx, Error> {
         self.routes.touch();
-        Tx::begin(&self.routes.primary.pool, self.tasks.clone()).await
+        Tx::begin(&self.routes.primary.pool, self.shared.clone()).await
+    }
+
+    /// Rung when a transaction of this process has left events or jobs.
+    pub fn bell(&self) -> &Bell {
+        &self.shared.bell
     }
 
     /// What is known of each database; nothing is asked for it.

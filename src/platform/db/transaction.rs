@@ -17,6 +17,7 @@ use super::{
     pool::Pool,
 };
 use crate::platform::{
+    bell::Bell,
     cache::{Burial, Eviction},
     context,
     events::{self, Pending},
@@ -45,18 +46,28 @@ pub struct Tx {
     events: Pending,
     /// What the caches must not hold any longer.
     evictions: Vec<Eviction>,
-    tasks: Tasks,
+    /// Whether there are new events or jobs.
+    leaves_work: bool,
+    shared: Shared,
+}
+
+/// What every transaction of the process is given.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) tasks: Tasks,
+    /// Tells the process that there are new events or jobs.
+    pub(super) bell: Bell,
 }
 
 impl Tx {
-    pub(super) async fn begin(pool: &Pool, tasks: Tasks) -> Result<Self, Error> {
-        let (tx, _) = Self::begin_with(pool, tasks, "").await?;
+    pub(super) async fn begin(pool: &Pool, shared: Shared) -> Result<Self, Error> {
+        let (tx, _) = Self::begin_with(pool, shared, "").await?;
         Ok(tx)
     }
 
     async fn begin_with(
         pool: &Pool,
-        tasks: Tasks,
+        shared: Shared,
         question: &str,
     ) -> Result<(Self, Option<PgRow>), Error> {
         let mut conn = pool.get().await?;
@@ -74,13 +85,18 @@ impl Tx {
         }
         // Even if the question failed: the transaction is open then, and has to be rolled back.
         let (events, evictions) = (Pending::default(), Vec::new());
-        let tx = Self { conn: Some(conn), events, evictions, tasks };
+        let tx = Self { conn: Some(conn), events, evictions, leaves_work: false, shared };
         Ok((tx, begun?))
     }
 
     /// Events that were emitted and are not written yet.
     pub(in crate::platform) fn events(&mut self) -> &mut Pending {
         &mut self.events
+    }
+
+    /// Tells those who wait for work of the commit, once there is one.
+    pub(in crate::platform) fn leaves_work(&mut self) {
+        self.leaves_work = true;
     }
 
     /// Takes an entry out of the caches, no matter how the commit ends.
@@ -116,6 +132,9 @@ impl Tx {
             Ok(Ok(lsn)) => {
                 conn.keep();
                 context::note_commit(lsn);
+                if self.leaves_work {
+                    self.shared.bell.ring();
+                }
                 burial.settle(lsn).await;
                 Ok(lsn)
             }
@@ -143,7 +162,7 @@ impl Db {
         question: &str,
     ) -> Result<(Tx, Option<PgRow>), Error> {
         self.routes.touch();
-        Tx::begin_with(&self.routes.primary.pool, self.tasks.clone(), question).await
+        Tx::begin_with(&self.routes.primary.pool, self.shared.clone(), question).await
     }
 }
 
@@ -209,7 +228,7 @@ impl DerefMut for Tx {
 impl Drop for Tx {
     fn drop(&mut self) {
         if let Some(mut conn) = self.conn.take() {
-            self.tasks.spawn(async move {
+            self.shared.tasks.spawn(async move {
                 let rollback = timeout(ROLLBACK_WAIT, conn.execute("rollback"));
                 if !matches!(rollback.await, Ok(Ok(_))) {
                     conn.discard();

@@ -3,7 +3,7 @@
 //! Everything a handler can run into converts into [`ApiError`]; `?` does the rest. What went
 //! wrong inside is logged here, once, and never shown.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -26,6 +26,14 @@ pub struct ApiError {
     limit: Option<Box<Decision>>,
     /// For the log only.
     cause: Option<anyhow::Error>,
+}
+
+/// For logs and the errors of jobs: a client gets the document.
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.detail)?;
+        self.cause.as_ref().map_or(Ok(()), |cause| write!(f, " ({cause:#})"))
+    }
 }
 
 /// One field that is wrong.
@@ -69,6 +77,12 @@ impl ApiError {
             limit: None,
             cause: None,
         }
+    }
+
+    /// Whether the same request would fail again: the fault is in what was asked for.
+    pub fn is_lasting(&self) -> bool {
+        self.status.is_client_error()
+            && !matches!(self.status, StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS)
     }
 
     pub fn bad_request(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {

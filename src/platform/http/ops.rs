@@ -10,7 +10,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 
 use super::error::ApiError;
-use crate::platform::{health::Health, metrics::Metrics};
+use crate::platform::{health::Health, jobs::Pulse, metrics::Metrics};
 
 #[derive(Clone)]
 struct Ops {
@@ -21,6 +21,24 @@ struct Ops {
 pub fn router(health: Health, metrics: Metrics) -> Router {
     Router::new()
         .route("/health", get(live))
+        .route("/health/live", get(live))
+        .route("/health/startup", get(startup))
+        .route("/health/ready", get(ready))
+        .route("/metrics", get(render_metrics))
+        .with_state(Ops { health, metrics })
+}
+
+/// The routes of a worker: it lives as long as it polls.
+pub fn worker_router(health: Health, metrics: Metrics, pulse: Pulse) -> Router {
+    let live = async move || {
+        if pulse.is_alive() {
+            (StatusCode::OK, "live\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "has not polled for a while\n")
+        }
+    };
+    Router::new()
+        .route("/health", get(live.clone()))
         .route("/health/live", get(live))
         .route("/health/startup", get(startup))
         .route("/health/ready", get(ready))

@@ -66,6 +66,8 @@ pub(super) async fn insert(tx: &mut Tx, claim: &Claim, reply: &Reply) -> Result<
              select e.id, e.type, e.subject_id, e.sequence, e.customer_id, e.data::jsonb, $7, $8
              from unnest($1::uuid[], $2::text[], $3::uuid[], $4::int[], $5::uuid[], $6::text[])
                  as e (id, type, subject_id, sequence, customer_id, data)
+         ), posted as (
+             insert into outbox (event_id) select unnest($1::uuid[])
          )
          insert into idempotency_keys as k (scope, body_hash, status, location, etag, body)
          values ($9, $10, $11, $12, $13, $14)

@@ -29,6 +29,7 @@ use tokio::time::timeout;
 use self::link::Links;
 pub use self::script::{Call, Script};
 use super::{breaker::Breaker, metrics::Metrics, shutdown::Tasks};
+pub use deadpool_redis::redis::cmd;
 
 #[derive(Clone)]
 pub struct Config {

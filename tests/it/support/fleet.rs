@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::OnceLock};
 use deadpool_redis::redis::{self, FromRedisValue, Value, cmd};
 use lab::{postgres::OwnPostgres, redis::Redis, site::Site, topology::Topology};
 use shoal::{
-    app,
+    app::{self, Role},
     config::Config,
     platform::shutdown::Tasks,
     state::{App, AppState},
@@ -38,6 +38,7 @@ pub struct FleetBuilder {
     replicas: usize,
     settings: HashMap<String, String>,
     own_redis: bool,
+    works: bool,
     database: Option<Database>,
     /// Ports to use instead of the lab's: of servers of the test's own, or of proxies.
     redis: Option<u16>,
@@ -75,6 +76,12 @@ impl FleetBuilder {
     /// With a Redis that the test may stop, flush or fill.
     pub fn own_redis(mut self) -> Self {
         self.own_redis = true;
+        self
+    }
+
+    /// With replicas that run jobs as well.
+    pub fn with_workers(mut self) -> Self {
+        self.works = true;
         self
     }
 
@@ -139,8 +146,9 @@ impl FleetBuilder {
         }
         settings.extend(self.settings);
         let mut replicas = Vec::with_capacity(self.replicas);
+        let role = if self.works { Role::ApiAndWorker } else { Role::Api };
         for _ in 0..self.replicas {
-            replicas.push(Replica::start(&settings).await);
+            replicas.push(Replica::start(&settings, role).await);
         }
         let addresses = replicas.iter().map(|replica| replica.address).collect();
         let client = Client::new(addresses);
@@ -152,7 +160,7 @@ impl FleetBuilder {
 }
 
 impl Replica {
-    async fn start(settings: &HashMap<String, String>) -> Self {
+    async fn start(settings: &HashMap<String, String>, role: Role) -> Self {
         let config = Config::read(&|name: &str| settings.get(name).cloned()).unwrap();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -163,7 +171,7 @@ impl Replica {
             let stopped = async {
                 let _ = stopped.await;
             };
-            app::run((listener, None), state, &config.http, stopped).await
+            app::run((listener, None), state, &config, role, stopped).await
         });
         Self { address, app, shutdown: Some(shutdown), served: Some(served) }
     }
@@ -227,6 +235,8 @@ fn environment_of(topology: &Topology, database: &str) -> HashMap<String, String
         // Neither to be refused because the machine is busy with other tests.
         ("SHOAL_CONCURRENCY_MIN", "1024".to_owned()),
         ("SHOAL_DRAIN_DELAY_MS", "0".to_owned()),
+        // Work that nobody told of is found soon.
+        ("SHOAL_JOB_POLL_MS", "100".to_owned()),
         // Many fleets share one Postgres.
         ("SHOAL_DB_POOL_SIZE", "5".to_owned()),
         // The machine that runs all tests at once is slower than any that serves.

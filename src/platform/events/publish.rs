@@ -1,0 +1,91 @@
+//! Fans events out over Redis: to every replica, at most once, and to other services.
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Event;
+use crate::platform::redis::{Redis, Script, Unavailable};
+
+/// About how many events the stream for other services keeps: a day of an event a second.
+const STREAM_LENGTH: usize = 100_000;
+
+/// The channel that replicas listen on for events.
+pub(super) fn channel(redis: &Redis) -> String {
+    redis.key("events")
+}
+
+/// Where other services read (`XREAD`).
+fn stream(redis: &Redis) -> String {
+    redis.key("stream:events")
+}
+
+pub(super) struct Publisher {
+    redis: Redis,
+    script: Script,
+    channel: String,
+    stream: String,
+}
+
+impl Publisher {
+    pub(super) fn new(redis: Redis) -> Self {
+        let (channel, stream) = (channel(&redis), stream(&redis));
+        Self { script: Script::new(include_str!("publish.lua")), channel, stream, redis }
+    }
+
+    /// # Errors
+    /// Redis is away: those who listen do not hear of these events.
+    pub(super) async fn publish(&self, events: &[Event]) -> Result<(), Unavailable> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let mut call = self.script.call(&[&self.stream]).arg(&self.channel).arg(STREAM_LENGTH);
+        for event in events {
+            call = call.arg(json(event)?).arg(json(&CloudEvent::from(event))?);
+        }
+        self.redis.call(&call).await
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<String, Unavailable> {
+    serde_json::to_string(value).map_err(|error| {
+        tracing::error!(%error, "an event cannot be serialised");
+        Unavailable
+    })
+}
+
+/// CloudEvents 1.0, JSON format.
+#[derive(Serialize)]
+struct CloudEvent<'e> {
+    specversion: &'static str,
+    id: Uuid,
+    source: &'static str,
+    #[serde(rename = "type")]
+    kind: &'e str,
+    subject: Uuid,
+    #[serde(with = "time::serde::rfc3339")]
+    time: OffsetDateTime,
+    datacontenttype: &'static str,
+    /// An extension of CloudEvents: the version of the subject that the event made.
+    sequence: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'e str>,
+    data: &'e serde_json::Value,
+}
+
+impl<'e> From<&'e Event> for CloudEvent<'e> {
+    fn from(event: &'e Event) -> Self {
+        Self {
+            specversion: "1.0",
+            id: event.id,
+            source: "/shoal",
+            kind: &event.kind,
+            subject: event.subject_id,
+            time: event.created_at,
+            datacontenttype: "application/json",
+            sequence: event.sequence,
+            traceparent: event.traceparent.as_deref(),
+            data: &event.data,
+        }
+    }
+}

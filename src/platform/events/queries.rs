@@ -1,0 +1,96 @@
+//! Statements on `events` and `outbox`.
+
+use uuid::Uuid;
+
+use super::{Event, Pending};
+use crate::platform::{
+    context::Context,
+    db::{Conn, Tx},
+};
+
+/// Writes the events of a transaction that keeps no answer; one that does writes both by one
+/// statement, in `idempotency`.
+pub(in crate::platform) async fn write(
+    conn: &mut Conn,
+    events: &Pending,
+) -> Result<(), sqlx::Error> {
+    let context = Context::current();
+    sqlx::query!(
+        "with written as (
+             insert into events
+                 (id, type, subject_id, sequence, customer_id, data, request_id, traceparent)
+             select e.id, e.type, e.subject_id, e.sequence, e.customer_id, e.data::jsonb, $7, $8
+             from unnest($1::uuid[], $2::text[], $3::uuid[], $4::int[], $5::uuid[], $6::text[])
+                 as e (id, type, subject_id, sequence, customer_id, data)
+         )
+         insert into outbox (event_id) select unnest($1::uuid[])",
+        &events.ids,
+        &events.kinds as _,
+        &events.subject_ids,
+        &events.sequences,
+        &events.customer_ids as _,
+        &events.data,
+        context.as_ref().map(|context| context.request_id.as_str()),
+        context.as_ref().and_then(|context| context.traceparent.as_deref()),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The trail of one subject from sequence number `after` on, oldest first.
+///
+/// # Errors
+/// The database refused.
+pub async fn trail(
+    conn: &mut Conn,
+    subject_id: Uuid,
+    after: i32,
+    limit: i64,
+) -> Result<Vec<Event>, sqlx::Error> {
+    sqlx::query_as!(
+        Event,
+        r#"select id, type as kind, subject_id, sequence, customer_id, data, request_id,
+                  traceparent, created_at
+           from events
+           where subject_id = $1 and sequence > $2 order by sequence limit $3"#,
+        subject_id,
+        after,
+        limit,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Takes events out of the outbox, oldest first; what another relay is about to pass on is left
+/// to it. They are gone only with the commit.
+pub(super) async fn take(tx: &mut Tx, limit: i64) -> Result<Vec<Event>, sqlx::Error> {
+    sqlx::query_as!(
+        Event,
+        r#"with due as (
+               delete from outbox where event_id in (
+                   select event_id from outbox order by event_id limit $1 for update skip locked
+               )
+               returning event_id
+           )
+           select e.id, e.type as kind, e.subject_id, e.sequence, e.customer_id, e.data,
+                  e.request_id, e.traceparent, e.created_at
+           from due join events e on e.id = due.event_id
+           order by e.id"#,
+        limit,
+    )
+    .fetch_all(&mut **tx)
+    .await
+}
+
+/// Events that wait to be passed on, and for how many seconds the oldest of them has.
+pub(in crate::platform) async fn pending(conn: &mut Conn) -> Result<(i64, f64), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select count(*) as "count!",
+                  coalesce(extract(epoch from now() - min(e.created_at)), 0)::float8 as "age!"
+           from outbox o join events e on e.id = o.event_id"#,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok((row.count, row.age))
+}

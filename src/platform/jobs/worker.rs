@@ -1,0 +1,304 @@
+//! Claims jobs and runs them, a bounded number at a time.
+
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt;
+use time::OffsetDateTime;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Config, Failure, Lease, Queue, Registry,
+    keeper::{Held, Keeper, Next, Outcome},
+    measures::Measures,
+    queries::{self, Claimed},
+    tend, wake,
+};
+use crate::platform::{
+    bell::Bell,
+    context::Context,
+    db::{self, Db},
+    events::relay::Relay,
+    metrics::Metrics,
+    redis::Redis,
+    shutdown::Tasks,
+};
+
+/// Jobs of one queue that are claimed at once, at most.
+const CLAIM: usize = 100;
+
+/// After the first slot has become free, time for others to: a claim for each would be many.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// Between two attempts to reach a database that is away.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// A kind of job that this build does not know is left to a newer one.
+const UNKNOWN_KIND_DELAY: Duration = Duration::from_secs(10);
+
+/// Without a successful poll for this long a worker counts as dead.
+const POLL_AGE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs jobs and passes events on until it is told to stop.
+pub struct Worker<S> {
+    shared: Arc<Shared<S>>,
+    keeper: Keeper,
+    relay: Relay<S>,
+}
+
+pub(super) struct Shared<S> {
+    app: S,
+    db: Db,
+    redis: Redis,
+    registry: Arc<Registry<S>>,
+    config: Config,
+    /// Host, process and a random part: what rows and logs call it.
+    name: String,
+    slots: Vec<(&'static Queue, Arc<Semaphore>)>,
+    /// Told whenever a slot becomes free.
+    freed: Notify,
+    /// Rung when another process tells of work.
+    told: Bell,
+    held: Held,
+    outcomes: mpsc::Sender<Outcome>,
+    running: TaskTracker,
+    /// Cancelled when what still runs is to be given back.
+    giving_up: CancellationToken,
+    measures: Measures,
+    pulse: Pulse,
+}
+
+/// When a worker last polled with success. Cheap to clone.
+#[derive(Clone)]
+pub struct Pulse {
+    epoch: Instant,
+    last: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    fn beat(&self) {
+        self.last.store(self.epoch.elapsed().as_millis() as u64, Ordering::Release);
+    }
+
+    /// Whether the last successful poll is recent enough.
+    pub fn is_alive(&self) -> bool {
+        let last = Duration::from_millis(self.last.load(Ordering::Acquire));
+        self.epoch.elapsed().saturating_sub(last) < POLL_AGE_LIMIT
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Worker<S> {
+    /// # Errors
+    /// A metric is registered twice.
+    pub fn new(
+        app: S,
+        (db, redis): (Db, Redis),
+        registry: Registry<S>,
+        config: Config,
+        metrics: &Metrics,
+    ) -> prometheus::Result<Self> {
+        let registry = Arc::new(registry);
+        let held = Held::default();
+        let slots: Vec<_> = registry
+            .queues()
+            .map(|queue| (queue, Arc::new(Semaphore::new(queue.concurrency))))
+            .collect();
+        // As many as can be under way: whoever has run a job never waits here.
+        let most = slots.iter().map(|(queue, _)| queue.concurrency).sum::<usize>().max(1);
+        let (outcomes, receiver) = mpsc::channel(most);
+        let keeper =
+            Keeper { db: db.clone(), held: held.clone(), outcomes: receiver, lease: config.lease };
+        let told = Bell::default();
+        let relay = Relay::new(db.clone(), redis.clone(), registry.clone(), config.poll);
+        let shared = Shared {
+            app,
+            db,
+            redis,
+            registry,
+            config,
+            name: name(),
+            slots,
+            freed: Notify::new(),
+            told,
+            held,
+            outcomes,
+            running: TaskTracker::new(),
+            giving_up: CancellationToken::new(),
+            measures: Measures::new(metrics)?,
+            pulse: Pulse { epoch: Instant::now(), last: Arc::default() },
+        };
+        Ok(Self { shared: Arc::new(shared), keeper, relay })
+    }
+
+    /// Whether it polls.
+    pub fn pulse(&self) -> Pulse {
+        self.shared.pulse.clone()
+    }
+
+    /// Runs jobs until `shutdown` completes, then claims no more, waits for those that run for
+    /// `drain_cap`, and gives back the others.
+    pub async fn run(self, tasks: &Tasks, shutdown: impl Future<Output = ()>, drain_cap: Duration) {
+        let Self { shared, keeper, relay } = self;
+        let kept = TaskTracker::new();
+        tasks.spawn(kept.track_future(keeper.run()));
+        tracing::info!(worker = shared.name, "working");
+        tokio::select! {
+            () = shutdown => {}
+            () = shared.dispatch(tasks) => {}
+            () = relay.run(&shared.told) => {}
+            () = wake::hear(&shared.redis, &shared.told) => {}
+            () = tend::run(&shared) => {}
+        }
+        tracing::info!(jobs = shared.running.len(), "no longer claiming jobs");
+        shared.running.close();
+        if timeout(drain_cap, shared.running.wait()).await.is_err() {
+            tracing::warn!(jobs = shared.running.len(), "drain cap reached: giving them back");
+            shared.giving_up.cancel();
+            shared.running.wait().await;
+        }
+        // The last sender: the keeper records what is left, then ends.
+        drop(shared);
+        kept.close();
+        kept.wait().await;
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Shared<S> {
+    /// Runs until it is dropped.
+    async fn dispatch(self: &Arc<Self>, tasks: &Tasks) {
+        let (mut here, mut elsewhere) = (self.db.bell().listen(), self.told.listen());
+        loop {
+            let is_more_likely = match self.claim(tasks).await {
+                Ok(is_more_likely) => is_more_likely,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot ask for jobs");
+                    sleep(RETRY).await;
+                    continue;
+                }
+            };
+            if is_more_likely && self.slots.iter().all(|(_, free)| free.available_permits() > 0) {
+                continue;
+            }
+            tokio::select! {
+                () = self.freed.notified(), if is_more_likely => sleep(GATHER).await,
+                () = here.rung() => {}
+                () = elsewhere.rung() => {}
+                () = sleep(self.config.poll) => {}
+            }
+        }
+    }
+
+    /// Begins as many jobs as there are slots: whether some queue may have more of them.
+    async fn claim(self: &Arc<Self>, tasks: &Tasks) -> Result<bool, db::Error> {
+        let queues: Vec<&str> = self.slots.iter().map(|(queue, _)| queue.name).collect();
+        let slots: Vec<i32> =
+            self.slots.iter().map(|(_, free)| free.available_permits().min(CLAIM) as i32).collect();
+        if slots.iter().all(|slots| *slots == 0) {
+            return Ok(true);
+        }
+        let mut conn = self.db.primary().await?;
+        let lease = self.config.lease;
+        let claimed = queries::claim(&mut conn, &queues, &slots, lease, &self.name).await?;
+        drop(conn);
+        self.pulse.beat();
+        self.measures.last_poll.set(OffsetDateTime::now_utc().unix_timestamp() as f64);
+        let mut counts = vec![0; slots.len()];
+        for job in claimed {
+            let Some(at) = queues.iter().position(|queue| *queue == job.queue) else { continue };
+            counts[at] += 1;
+            // Only this loop takes permits, and it asked for no more jobs than there were.
+            let Ok(permit) = self.slots[at].1.clone().try_acquire_owned() else { continue };
+            let lost = self.held.add(job.id, job.fence);
+            let run = self.clone().run(job, lost, permit);
+            tasks.spawn(self.running.track_future(run));
+        }
+        Ok(counts.iter().zip(&slots).any(|(count, slots)| count == slots))
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        job: Claimed,
+        lost: CancellationToken,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let start = Instant::now();
+        let (id, fence) = (job.id, job.fence);
+        let (queue, kind) = (job.queue.clone(), job.kind.clone());
+        let (attempt, is_last) = (job.attempt, job.attempt >= job.max_attempts);
+        let delay_after = self.registry.kind(&job.kind).map(|kind| kind.delay_after);
+        let ended = tokio::select! {
+            ended = self.attempt(job) => ended,
+            () = lost.cancelled() => {
+                tracing::warn!(job = %id, kind, "taken over by another worker");
+                self.held.forget(id, fence);
+                return;
+            }
+            () = self.giving_up.cancelled() => Err(Failure::Postpone(Duration::ZERO)),
+        };
+        let (next, error) = match ended {
+            Ok(()) => (Next::Completed, None),
+            Err(Failure::Postpone(delay)) => (Next::Postponed(delay), None),
+            Err(Failure::Hopeless(why)) => (Next::Dead, Some(why)),
+            Err(Failure::Retry { why, .. }) if is_last => (Next::Dead, Some(why)),
+            Err(Failure::Retry { why, after }) => {
+                let usual = delay_after.map_or(RETRY, |delay_after| delay_after(attempt));
+                (Next::Again(after.unwrap_or(usual)), Some(why))
+            }
+        };
+        let outcome = next.name();
+        match &next {
+            Next::Dead => tracing::error!(job = %id, kind, error, "a job is a dead letter"),
+            Next::Again(_) => tracing::info!(job = %id, kind, attempt, error, "a job failed"),
+            Next::Completed | Next::Postponed(_) => {}
+        }
+        let labels = [&*queue, &*kind, outcome];
+        let seconds = self.measures.job_seconds.with_label_values(&labels);
+        seconds.observe(start.elapsed().as_secs_f64());
+        let _ = self.outcomes.send(Outcome { id, fence, next, error }).await;
+        drop(permit);
+        self.freed.notify_one();
+    }
+
+    async fn attempt(&self, job: Claimed) -> Result<(), Failure> {
+        let Some(kind) = self.registry.kind(&job.kind) else {
+            tracing::info!(kind = job.kind, "a job of a kind that this build does not know");
+            return Err(Failure::Postpone(UNKNOWN_KIND_DELAY));
+        };
+        let request_id = job.request_id.unwrap_or_else(|| job.id.to_string());
+        let context = Context::new(request_id, job.traceparent, Instant::now() + kind.timeout);
+        let lease = Lease {
+            job: job.id,
+            fence: job.fence,
+            attempt: job.attempt,
+            is_last_attempt: job.attempt >= job.max_attempts,
+        };
+        let work = Arc::new(context).scope((kind.run)(job.args, self.app.clone(), lease));
+        match timeout(kind.timeout, AssertUnwindSafe(work).catch_unwind()).await {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(_)) => Err(Failure::retry("it panicked; the log has the place")),
+            Err(_) => Err(Failure::retry(format!("not done after {:?}", kind.timeout))),
+        }
+    }
+
+    pub(super) fn parts(&self) -> (&Db, &Registry<S>, &Config, &Measures) {
+        (&self.db, &self.registry, &self.config, &self.measures)
+    }
+}
+
+/// Unique, and tells a person where to look.
+fn name() -> String {
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy();
+    format!("{host}:{}:{:08x}", std::process::id(), rand::random::<u32>())
+}
