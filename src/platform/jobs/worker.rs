@@ -153,9 +153,13 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         let kept = TaskTracker::new();
         tasks.spawn(kept.track_future(keeper.run()));
         tracing::info!(worker = shared.name, "working");
+        let closing = CancellationToken::new();
+        let close = async {
+            shutdown.await;
+            closing.cancel();
+        };
         tokio::select! {
-            () = shutdown => {}
-            () = shared.dispatch(tasks) => {}
+            ((), ()) = async { tokio::join!(close, shared.dispatch(tasks, &closing)) } => {}
             () = relay.run(&shared.told) => {}
             () = wake::hear(&shared.redis, &shared.told) => {}
             () = tend::run(&shared) => {}
@@ -175,10 +179,11 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
 }
 
 impl<S: Clone + Send + Sync + 'static> Shared<S> {
-    /// Runs until it is dropped.
-    async fn dispatch(self: &Arc<Self>, tasks: &Tasks) {
+    /// Runs until `closing` is cancelled. Dropped instead, it would leave behind the jobs of a
+    /// claim whose answer is on its way: claimed, and begun by nobody.
+    async fn dispatch(self: &Arc<Self>, tasks: &Tasks, closing: &CancellationToken) {
         let (mut here, mut elsewhere) = (self.db.bell().listen(), self.told.listen());
-        loop {
+        while !closing.is_cancelled() {
             let is_more_likely = match self.claim(tasks).await {
                 Ok(is_more_likely) => is_more_likely,
                 Err(error) => {
@@ -195,6 +200,7 @@ impl<S: Clone + Send + Sync + 'static> Shared<S> {
                 () = here.rung() => {}
                 () = elsewhere.rung() => {}
                 () = sleep(self.config.poll) => {}
+                () = closing.cancelled() => {}
             }
         }
     }
