@@ -5,7 +5,10 @@ mod stores;
 mod work;
 
 pub(super) use self::stores::{declare_cache, declare_database, declare_direct_url, declare_redis};
-use self::{stores::declare_storage, work::declare_jobs};
+use self::{
+    stores::declare_storage,
+    work::{declare_jobs, declare_orders, declare_upkeep},
+};
 use super::{Config, Http, Limits};
 use crate::platform::{
     env::{Env, parse, positive, secret, secs, text},
@@ -24,6 +27,8 @@ impl Config {
         let cache = declare_cache(env);
         let storage = declare_storage(env);
         let jobs = declare_jobs(env);
+        let upkeep = declare_upkeep(env);
+        let orders = declare_orders(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
             "SHOAL_SESSION_IDLE_SECS",
@@ -51,6 +56,8 @@ impl Config {
             cache: cache?,
             storage: storage?,
             jobs: jobs?,
+            upkeep: upkeep?,
+            orders: orders?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
                 absolute_lifetime: absolute?,

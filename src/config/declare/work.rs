@@ -1,8 +1,9 @@
 //! Settings of the work outside of requests.
 
+use super::super::Orders;
 use crate::platform::{
-    env::{Env, millis, secs},
-    jobs,
+    env::{Env, millis, positive, secs},
+    jobs, upkeep,
 };
 
 pub(super) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config> {
@@ -18,11 +19,31 @@ pub(super) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config> {
         "a job is another worker's once its own has not been heard of for this long",
         millis,
     );
+    Some(jobs::Config { poll: poll?, lease: lease? })
+}
+
+pub(super) fn declare_upkeep(env: &mut Env<'_>) -> Option<upkeep::Config> {
     let retention = env.or_default(
         "SHOAL_JOB_RETENTION_SECS",
         "604800",
-        "how long a finished job is kept",
+        "how long a finished job is kept; dead letters stay until somebody discards them",
         secs,
     );
-    Some(jobs::Config { poll: poll?, lease: lease?, retention: retention? })
+    let months = env.optional(
+        "SHOAL_PARTITION_KEEP_MONTHS",
+        "months before the current one whose events and orders stay in their tables; older ones \
+         are detached. Unset: all",
+        positive,
+    );
+    Some(upkeep::Config { job_retention: retention?, months_kept: months? })
+}
+
+pub(super) fn declare_orders(env: &mut Env<'_>) -> Option<Orders> {
+    let term = env.or_default(
+        "SHOAL_ORDER_PAYMENT_SECS",
+        "86400",
+        "an order that is not paid within this time is cancelled, and its stock returned",
+        secs,
+    );
+    Some(Orders { payment_term: term? })
 }

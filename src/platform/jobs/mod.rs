@@ -7,6 +7,7 @@
 //!
 //! Reading order: this file, `registry.rs`, `worker.rs`, `lease.rs`, `keeper.rs`, `queries.rs`.
 
+pub mod admin;
 mod backoff;
 mod keeper;
 mod lease;
@@ -40,8 +41,6 @@ pub struct Config {
     pub poll: Duration,
     /// How long a worker may be silent before its jobs are given to others.
     pub lease: Duration,
-    /// How long finished jobs are kept.
-    pub retention: Duration,
 }
 
 /// Jobs that compete for the same slots.
