@@ -4,8 +4,11 @@ mod http;
 mod stores;
 mod work;
 
-pub(super) use self::stores::{declare_cache, declare_database, declare_direct_url, declare_redis};
-use self::{stores::declare_storage, work::declare_jobs};
+use self::stores::declare_storage;
+pub(super) use self::{
+    stores::{declare_cache, declare_database, declare_direct_url, declare_redis},
+    work::declare_jobs,
+};
 use super::{Config, Http, Limits};
 use crate::platform::{
     env::{Env, parse, positive, secret, secs, text},
