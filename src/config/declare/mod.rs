@@ -4,10 +4,13 @@ mod http;
 mod stores;
 mod work;
 
-pub(super) use self::stores::{declare_cache, declare_database, declare_direct_url, declare_redis};
 use self::{
     stores::declare_storage,
-    work::{declare_jobs, declare_orders, declare_upkeep},
+    work::{declare_months_kept, declare_orders},
+};
+pub(super) use self::{
+    stores::{declare_cache, declare_database, declare_direct_url, declare_redis},
+    work::declare_jobs,
 };
 use super::{Config, Http, Limits};
 use crate::platform::{
@@ -16,7 +19,7 @@ use crate::platform::{
     rate_limit::parse_policy,
     sessions,
     telemetry::{self, LogFormat},
-    tokens,
+    tokens, upkeep,
 };
 
 impl Config {
@@ -27,7 +30,7 @@ impl Config {
         let cache = declare_cache(env);
         let storage = declare_storage(env);
         let jobs = declare_jobs(env);
-        let upkeep = declare_upkeep(env);
+        let months_kept = declare_months_kept(env);
         let orders = declare_orders(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
@@ -48,15 +51,15 @@ impl Config {
             positive,
         );
         let limits = Limits::declare(env);
-        let tokens = tokens?;
+        let (tokens, jobs) = (tokens?, jobs?);
         Some(Self {
             http: http?,
             database: database?,
             redis: redis?,
             cache: cache?,
             storage: storage?,
-            jobs: jobs?,
-            upkeep: upkeep?,
+            upkeep: upkeep::Config { job_retention: jobs.retention, months_kept: months_kept? },
+            jobs,
             orders: orders?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,

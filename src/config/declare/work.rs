@@ -3,10 +3,10 @@
 use super::super::Orders;
 use crate::platform::{
     env::{Env, millis, positive, secs},
-    jobs, upkeep,
+    jobs,
 };
 
-pub(super) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config> {
+pub(in crate::config) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config> {
     let poll = env.or_default(
         "SHOAL_JOB_POLL_MS",
         "1000",
@@ -19,23 +19,22 @@ pub(super) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config> {
         "a job is another worker's once its own has not been heard of for this long",
         millis,
     );
-    Some(jobs::Config { poll: poll?, lease: lease? })
-}
-
-pub(super) fn declare_upkeep(env: &mut Env<'_>) -> Option<upkeep::Config> {
     let retention = env.or_default(
         "SHOAL_JOB_RETENTION_SECS",
         "604800",
         "how long a finished job is kept; dead letters stay until somebody discards them",
         secs,
     );
-    let months = env.optional(
+    Some(jobs::Config { poll: poll?, lease: lease?, retention: retention? })
+}
+
+pub(super) fn declare_months_kept(env: &mut Env<'_>) -> Option<Option<i32>> {
+    env.optional(
         "SHOAL_PARTITION_KEEP_MONTHS",
         "months before the current one whose events and orders stay in their tables; older ones \
          are detached. Unset: all",
         positive,
-    );
-    Some(upkeep::Config { job_retention: retention?, months_kept: months? })
+    )
 }
 
 pub(super) fn declare_orders(env: &mut Env<'_>) -> Option<Orders> {

@@ -41,6 +41,8 @@ pub struct Config {
     pub poll: Duration,
     /// How long a worker may be silent before its jobs are given to others.
     pub lease: Duration,
+    /// How long finished jobs are kept.
+    pub retention: Duration,
 }
 
 /// Jobs that compete for the same slots.
