@@ -77,7 +77,7 @@ $$;
 
 -- How many rows each default partition has, counted up to a thousand: none, if the months were
 -- made in time.
-create function rows_in_default_partitions(out parent text, out found bigint) returns setof record
+create function rows_in_default_partitions(out parent text, out row_count bigint) returns setof record
     language plpgsql stable set search_path = public, pg_temp
 as $$
 declare
@@ -90,8 +90,8 @@ begin
         join pg_class c on c.oid = t.partdefid
         order by p.relname
     loop
-        execute format('select count(*) from (select from %I limit 1000) as found', partition)
-            into found;
+        execute format('select count(*) from (select from %I limit 1000) as looked_at', partition)
+            into row_count;
         return next;
     end loop;
 end

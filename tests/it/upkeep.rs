@@ -95,7 +95,13 @@ async fn a_purge_passes_over_what_is_locked_and_over_another_purge() {
         .unwrap();
     assert_eq!(fleet.app().upkeep.purge().await.unwrap(), None);
     lock.release().await.unwrap();
-    assert_eq!(fleet.app().upkeep.purge().await.unwrap().unwrap().idempotency_keys, 7);
+    // Once the holder has let go of them.
+    let mut rest = 0;
+    until(async || {
+        rest += fleet.app().upkeep.purge().await.unwrap().unwrap().idempotency_keys;
+        rest == 7
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -168,7 +174,8 @@ async fn months_that_are_not_to_be_kept_are_detached_and_stay_as_tables() {
         execute(
             &fleet,
             &format!(
-                "do $$
+                "set role shoal_migrator;
+                 do $$
                  declare
                      month timestamptz := date_trunc('month', now(), 'UTC') - interval '{months_ago} months';
                  begin
@@ -299,6 +306,7 @@ async fn an_order_that_somebody_is_about_to_pay_is_left_alone() {
     })
     .await;
     drop(payment);
-    let status = customer.get(&format!("/v1/orders/{other}")).await.expect(200)["status"].clone();
+    let status = sqlx::query_scalar::<_, String>("select status from orders where id = $1");
+    let status = status.bind(other).fetch_one(&mut fleet.database.connect().await).await.unwrap();
     assert_eq!(status, "cancelled");
 }

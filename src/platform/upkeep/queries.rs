@@ -137,9 +137,9 @@ pub(in crate::platform) async fn default_rows(
     conn: &mut Conn,
 ) -> Result<Vec<(String, i64)>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"select parent as "parent!", found as "found!" from rows_in_default_partitions()"#,
+        r#"select parent as "parent!", row_count as "row_count!" from rows_in_default_partitions()"#,
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.parent, row.found)).collect())
+    Ok(rows.into_iter().map(|row| (row.parent, row.row_count)).collect())
 }
