@@ -17,8 +17,10 @@ pub(super) struct Sample {
     pub(super) disturbed: Option<f64>,
     /// Requests that a cache answered, by 1.
     pub(super) hit_rate: Option<f64>,
-    /// Round trips to Postgres a request.
+    /// Round trips to Postgres a request, with whatever else the process does meanwhile.
     pub(super) round_trips: Option<f64>,
+    /// Statements of the service for one order, each a round trip once it is prepared.
+    pub(super) statements: Option<f64>,
 }
 
 impl Sample {

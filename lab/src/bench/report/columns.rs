@@ -30,6 +30,7 @@ pub(super) fn columns(table: &Table) -> Vec<Column> {
         column(table, "shoal has", |row| ratio(row, service?)),
         column(table, "cache hits", hits),
         column(table, "round trips", |row| row.typical()?.round_trips.map(number)),
+        column(table, "of the order", |row| row.typical()?.statements.map(number)),
         column(table, "errors", errors),
     ];
     all.into_iter().flatten().collect()
