@@ -185,8 +185,7 @@ fn measure(
 fn statements(before: Option<&Counters>, after: Option<&Counters>) -> Option<f64> {
     let (before, after) = before.zip(after)?;
     let sent = |labels: &[_]| after.growth(before, "db_query_duration_seconds_count", labels);
-    let selects = sent(&[("pool", "primary"), ("kind", "select")]).unwrap_or_default();
-    Some(sent(&[("pool", "primary")])? - selects)
+    Some(sent(&[("pool", "primary")])? - sent(&[("pool", "primary"), ("query", "select")])?)
 }
 
 fn send(
