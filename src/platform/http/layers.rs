@@ -1,9 +1,10 @@
 //! The layer stack, in the order in which a request passes it:
 //!
-//! 1. `observe`: request id and trace, metrics, access log, headers of every response
-//! 2. `protect`: sizes of URI and head, panics, the deadline
+//! 1. `observe`: sizes of URI and head, request id and trace, metrics, access log, headers of every
+//!    response
+//! 2. `protect`: panics, the deadline
 //! 3. CORS, if origins are listed
-//! 4. the router; under `/v1` also the [`super::gate`]
+//! 4. under `/v1` [`super::admission`] and the [`super::gate`]; then the route
 
 use std::{
     convert::Infallible,
