@@ -16,6 +16,7 @@ pub(crate) mod cores;
 mod data;
 mod figures;
 mod http;
+mod jobs;
 mod machine;
 mod metrics;
 mod pgbench;
@@ -103,7 +104,10 @@ pub(crate) fn run(setting: Setting<'_>, extent: &Extent, progress: &Progress) ->
     };
     let machine = Machine::describe(setting.cores, &setting.site.binaries, setting.wrk);
     let tables: Vec<_> = plans.into_iter().map(|plan| plan.table).collect();
-    let targets = targets::targets(&tables, cold_key.as_ref(), memory);
+    let mut targets = targets::targets(&tables, cold_key.as_ref(), memory);
+    if extent.workloads.contains(&Workload::Jobs) {
+        targets.extend(jobs::run(&stage, setting.programs, progress)?);
+    }
     Ok(Report {
         machine,
         seconds: extent.seconds,

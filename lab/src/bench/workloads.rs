@@ -29,6 +29,8 @@ pub enum Workload {
     Login,
     /// Many requests at once for one product that nobody has asked for.
     Cold,
+    /// Work outside of requests: jobs.
+    Jobs,
 }
 
 /// What sends the requests of a row.
@@ -77,7 +79,7 @@ impl Plan {
             Workload::Order => order(stage).map(Some),
             Workload::Place => place(stage).map(Some),
             Workload::Login => login(stage).map(Some),
-            Workload::Cold => Ok(None),
+            Workload::Cold | Workload::Jobs => Ok(None),
         }
     }
 
