@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    config::{Config, Limits},
+    config::{Config, Limits, Orders},
     platform::{
         breaker::Breakers,
         cache::{Cache, Caches},
@@ -12,6 +12,7 @@ use crate::{
         health::Health,
         idempotency::Idempotency,
         jobs::wake,
+        locks::Locks,
         metrics::Metrics,
         passwords::Passwords,
         rate_limit::RateLimiter,
@@ -20,6 +21,7 @@ use crate::{
         shutdown::Tasks,
         storage::Storage,
         tokens::Tokens,
+        upkeep::Upkeep,
     },
 };
 
@@ -45,6 +47,9 @@ pub struct App {
     /// Fleet-wide rate limits, and the policies they apply.
     pub limiter: RateLimiter,
     pub limits: Limits,
+    /// Keeps the platform's tables in order.
+    pub upkeep: Upkeep,
+    pub orders: Orders,
     /// How far each user's writes have got.
     pub positions: Positions,
     /// Serialised products by id.
@@ -81,6 +86,8 @@ impl App {
             passwords: Passwords::new(&config.passwords)?,
             limiter: RateLimiter::new(redis.clone(), config.limits.local_share, &metrics)?,
             limits: config.limits.clone(),
+            upkeep: Upkeep::new(db.clone(), Locks::new(redis.clone()), config.upkeep.clone()),
+            orders: config.orders.clone(),
             product_cache: product_cache(&caches),
             catalogue_cache: catalogue_cache(&caches),
             health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),

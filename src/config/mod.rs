@@ -6,7 +6,7 @@
 
 mod declare;
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use secrecy::SecretString;
@@ -23,7 +23,7 @@ use crate::platform::{
     http::{layers, server},
     jobs, passwords,
     rate_limit::Policy,
-    redis, sessions, storage, telemetry, tokens,
+    redis, sessions, storage, telemetry, tokens, upkeep,
 };
 
 /// What `shoal serve` needs.
@@ -35,6 +35,8 @@ pub struct Config {
     pub cache: cache::Config,
     pub storage: storage::Config,
     pub jobs: jobs::Config,
+    pub upkeep: upkeep::Config,
+    pub orders: Orders,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
     pub passwords: passwords::Config,
@@ -51,6 +53,12 @@ pub struct Http {
     pub concurrency: Bounds,
     pub layers: layers::Config,
     pub server: server::Config,
+}
+
+#[derive(Clone)]
+pub struct Orders {
+    /// An order that is not paid for this long is cancelled.
+    pub payment_term: Duration,
 }
 
 #[derive(Clone)]

@@ -7,6 +7,7 @@
 //! A resource uses another only through its `mod.rs`, and only one that stands above it in
 //! [`routes`]; the other direction goes by event.
 
+pub mod admin;
 pub mod auth;
 pub mod orders;
 pub mod products;
@@ -30,11 +31,12 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(auth::routes())
         .merge(products::routes())
         .merge(orders::routes())
+        .merge(admin::routes())
 }
 
 /// The jobs of every resource, the events that cause them, and the schedules.
 pub fn work() -> Registry<AppState> {
-    Registry::new()
+    Registry::new().merge(orders::work()).merge(admin::work())
 }
 
 /// Who goes first while there is more to do than can be done in time.

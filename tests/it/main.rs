@@ -12,6 +12,7 @@
 
 mod support;
 
+mod admin;
 mod auth;
 mod cache;
 mod catalogue;
@@ -23,7 +24,11 @@ mod failure;
 mod faults;
 mod hostile;
 mod idempotency;
+mod job_plans;
+mod job_processes;
+mod jobs;
 mod limits;
+mod locks;
 mod matrix;
 mod matrix_api;
 mod matrix_own_writes;
@@ -43,4 +48,5 @@ mod scale;
 mod sessions;
 mod shutdown;
 mod tidy;
+mod upkeep;
 mod users;

@@ -1,5 +1,7 @@
 //! Use cases of orders. HTTP and jobs share them.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde_json::json;
 use uuid::Uuid;
@@ -140,6 +142,35 @@ pub async fn advance(
 /// 404, 409 if it is not waiting for a payment.
 pub async fn mark_paid(app: &AppState, id: Uuid) -> Result<(), ApiError> {
     advance(app, None, id, Status::Paid).await.map(|_| ())
+}
+
+/// Orders that one transaction cancels: each locks the stock of its products until the commit.
+const EXPIRED_AT_ONCE: i64 = 20;
+
+/// Cancels the orders that were not paid within `term`, and returns their stock: how many. What
+/// somebody is about to pay, cancel or expire is left alone.
+///
+/// # Errors
+/// The database refused; those cancelled before stay so.
+pub(super) async fn expire_unpaid(app: &AppState, term: Duration) -> Result<u64, ApiError> {
+    let mut expired = 0;
+    loop {
+        let mut tx = app.db.begin().await?;
+        let ids = queries::lock_overdue(&mut tx, term, EXPIRED_AT_ONCE).await?;
+        for id in &ids {
+            let found = queries::find_for_update(&mut tx, *id, None).await?;
+            let Some(order) = found else { continue };
+            let details = json!({ "previous": order.status, "reason": "payment_overdue" });
+            let order = queries::set_status(&mut tx, order, Status::Cancelled).await?;
+            emit(&mut tx, &order, details)?;
+            release_stock(app, &mut tx, &order).await?;
+            expired += 1;
+        }
+        tx.commit().await?;
+        if (ids.len() as i64) < EXPIRED_AT_ONCE {
+            return Ok(expired);
+        }
+    }
 }
 
 async fn move_to(

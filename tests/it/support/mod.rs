@@ -3,13 +3,16 @@
 
 mod client;
 mod cluster;
+pub mod crew;
 mod database;
+pub mod errands;
 mod fleet;
 mod raw;
 
 pub use self::{
     client::{Client, PASSWORD, Reply, order},
     cluster::Cluster,
+    crew::Crew,
     database::Database,
     fleet::{Fleet, Replica, ask_redis, environment, own_redis},
     raw::HANG,

@@ -1,4 +1,6 @@
-//! The subcommands, one function each.
+//! The subcommands, one function each, or a file where there are many.
+
+mod jobs;
 
 use std::{
     io::{BufRead, Write},
@@ -57,6 +59,8 @@ enum Command {
     /// Signing keys of access tokens
     #[command(subcommand)]
     Keys(Keys),
+    /// Work outside of requests: what waits, what died, and what to do about it
+    Jobs(jobs::Jobs),
     /// Administrators
     #[command(subcommand)]
     Admin(Admin),
@@ -121,6 +125,7 @@ impl Cli {
             Command::Healthcheck { url } => healthcheck(&url).await,
             Command::Env => print(&config::example()),
             Command::Keys(Keys::Generate) => print(&tokens::generate_key()?),
+            Command::Jobs(jobs) => jobs.run().await,
             Command::Admin(Admin::Create { email, name }) => create_admin(email, name).await,
             Command::Import(Import::Products { file }) => import_products(file).await,
         }
