@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use prometheus::Histogram;
+
 use crate::{
     config::{Config, Limits},
     platform::{
@@ -53,6 +55,8 @@ pub struct App {
     pub catalogue_cache: Cache,
     /// Whether this replica should get requests.
     pub health: Health,
+    /// How old events are when the reports show them.
+    pub reports_lag: Histogram,
     pub metrics: Metrics,
     /// Background tasks, and the word that it is time to end.
     pub tasks: Tasks,
@@ -84,6 +88,10 @@ impl App {
             product_cache: product_cache(&caches),
             catalogue_cache: catalogue_cache(&caches),
             health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),
+            reports_lag: metrics.seconds(
+                "reports_lag_seconds",
+                "Time from an event of an order to its being in the reports.",
+            )?,
             redis,
             db,
             metrics,

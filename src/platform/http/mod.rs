@@ -5,6 +5,7 @@
 //! `idempotent`, `etag`,
 //! `pagination`), and `error`, the one error that leaves the process.
 
+pub mod accept;
 pub mod admission;
 pub mod client_ip;
 mod connection;
