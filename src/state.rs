@@ -21,6 +21,7 @@ use crate::{
         sessions::Sessions,
         shutdown::Tasks,
         storage::Storage,
+        streams::Streams,
         tokens::Tokens,
     },
 };
@@ -55,6 +56,8 @@ pub struct App {
     pub catalogue_cache: Cache,
     /// Whether this replica should get requests.
     pub health: Health,
+    /// Live streams of events.
+    pub streams: Streams,
     /// How old events are when the reports show them.
     pub reports_lag: Histogram,
     pub metrics: Metrics,
@@ -88,6 +91,7 @@ impl App {
             product_cache: product_cache(&caches),
             catalogue_cache: catalogue_cache(&caches),
             health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),
+            streams: Streams::new(&config.streams, &metrics)?,
             reports_lag: metrics.seconds(
                 "reports_lag_seconds",
                 "Time from an event of an order to its being in the reports.",

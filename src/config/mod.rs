@@ -23,7 +23,7 @@ use crate::platform::{
     http::{layers, server},
     jobs, passwords,
     rate_limit::Policy,
-    redis, sessions, storage, telemetry, tokens,
+    redis, sessions, storage, streams, telemetry, tokens,
 };
 
 /// What `shoal serve` needs.
@@ -35,6 +35,7 @@ pub struct Config {
     pub cache: cache::Config,
     pub storage: storage::Config,
     pub jobs: jobs::Config,
+    pub streams: streams::Config,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
     pub passwords: passwords::Config,

@@ -4,7 +4,7 @@ mod http;
 mod stores;
 mod work;
 
-use self::stores::declare_storage;
+use self::{stores::declare_storage, work::declare_streams};
 pub(super) use self::{
     stores::{declare_cache, declare_database, declare_direct_url, declare_redis},
     work::declare_jobs,
@@ -27,6 +27,7 @@ impl Config {
         let cache = declare_cache(env);
         let storage = declare_storage(env);
         let jobs = declare_jobs(env);
+        let streams = declare_streams(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
             "SHOAL_SESSION_IDLE_SECS",
@@ -54,6 +55,7 @@ impl Config {
             cache: cache?,
             storage: storage?,
             jobs: jobs?,
+            streams: streams?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
                 absolute_lifetime: absolute?,

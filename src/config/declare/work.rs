@@ -1,8 +1,8 @@
 //! Settings of the work outside of requests.
 
 use crate::platform::{
-    env::{Env, millis, secs},
-    jobs,
+    env::{Env, millis, positive, secs},
+    jobs, streams,
 };
 
 pub(in crate::config) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config> {
@@ -25,4 +25,16 @@ pub(in crate::config) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config>
         secs,
     );
     Some(jobs::Config { poll: poll?, lease: lease?, retention: retention? })
+}
+
+pub(super) fn declare_streams(env: &mut Env<'_>) -> Option<streams::Config> {
+    let max = env.or_default(
+        "SHOAL_STREAMS_MAX",
+        "5000",
+        "open streams of events in this process; each takes one of SHOAL_MAX_CONNECTIONS",
+        positive,
+    );
+    let max_per_user =
+        env.or_default("SHOAL_STREAMS_MAX_PER_USER", "5", "of them of one user", positive);
+    Some(streams::Config { max: max?, max_per_user: max_per_user? })
 }

@@ -8,12 +8,15 @@ mod model;
 mod queries;
 mod service;
 mod status;
+mod stream;
+mod verify;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use self::{
     service::{advance, mark_paid},
     status::Status,
+    verify::{Verified, verify},
 };
 use crate::state::AppState;
 
@@ -25,4 +28,5 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(handlers::ship_order))
         .routes(routes!(handlers::complete_order))
         .routes(routes!(handlers::list_order_events))
+        .routes(routes!(stream::stream_events))
 }

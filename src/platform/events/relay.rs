@@ -61,6 +61,7 @@ impl<S: Clone + Send + Sync + 'static> Relay<S> {
         let mut tx = self.db.begin().await?;
         let events = queries::take(&mut tx, BATCH).await?;
         if events.is_empty() {
+            let _ = self.publisher.publish(&[]).await;
             return Ok(0);
         }
         let jobs = self.registry.jobs_for(&events)?;

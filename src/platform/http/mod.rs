@@ -8,7 +8,7 @@
 pub mod accept;
 pub mod admission;
 pub mod client_ip;
-mod connection;
+pub mod connection;
 pub mod connections;
 pub mod docs;
 pub mod error;
