@@ -3,11 +3,11 @@
 use axum::{
     Json,
     body::Body,
-    extract::{OriginalUri, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, stream};
-use http::{HeaderValue, header};
+use http::{HeaderValue, Uri, header};
 
 use super::{
     csv,
@@ -43,7 +43,7 @@ pub(super) async fn get_sales(
     headers: http::HeaderMap,
     Query(filter): Query<SalesFilter>,
     Query(page): Query<PageParams>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
 ) -> Result<Response, ApiError> {
     let format = accept::choose(&headers, &[JSON, CSV])?;
     let group_by = filter.group_by;

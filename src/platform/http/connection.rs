@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tower::Service;
 
 use super::{
     client_ip::Peer,
@@ -83,7 +83,9 @@ pub(super) async fn serve(
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
         request.extensions_mut().insert(Peer(peer));
-        let (answer, refused) = (router.clone().oneshot(request.map(Body::new)), refused.clone());
+        // Only a body that is one is worth a box.
+        let request = request.map(|body| if has_body { Body::new(body) } else { Body::empty() });
+        let (answer, refused) = (router.clone().call(request), refused.clone());
         let cut = &cut;
         async move {
             let response = answer.await?;
@@ -99,16 +101,21 @@ pub(super) async fn serve(
         .header_read_timeout(header_timeout)
         .max_buf_size(READ_BUFFER_BYTES)
         .serve_connection(TokioIo::new(Muted::new(stream)), service);
-    let end = async {
-        tokio::select! {
-            ended = &mut connection => ended,
-            () = closing.cancelled() => {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                (&mut connection).await
+    // In this order: whatever happens on the connection would look at the others first.
+    let ended = tokio::select! {
+        biased;
+        ended = &mut connection => Some(ended),
+        () = closing.cancelled() => {
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            tokio::select! {
+                biased;
+                ended = &mut connection => Some(ended),
+                () = cut.cancelled() => None,
             }
         }
+        () = cut.cancelled() => None,
     };
-    let Some(ended) = cut.run_until_cancelled(end).await else { return };
+    let Some(ended) = ended else { return };
     let parts = connection.into_parts();
     let (mut stream, held_back) = parts.io.into_inner().into_parts();
     if let Err(error) = &ended {
