@@ -5,6 +5,7 @@ mod client;
 mod cluster;
 mod database;
 mod fleet;
+mod live;
 mod raw;
 
 pub use self::{
@@ -12,6 +13,7 @@ pub use self::{
     cluster::Cluster,
     database::Database,
     fleet::{Fleet, Replica, ask_redis, environment, own_redis},
+    live::{Block, Live},
     raw::HANG,
 };
 
