@@ -295,8 +295,12 @@ async fn verify_finds_every_kind_of_difference() {
         ),
         ("update events set customer_id = null where subject_id = $", &kept, "another customer"),
         ("update events set data = '{}' where subject_id = $", &kept, "cannot be read"),
-        ("with gone as (delete from order_items where order_id = $)
-          delete from orders where id = $", &kept, "does not exist"),
+        (
+            "with gone as (delete from order_items where order_id = $)
+          delete from orders where id = $",
+            &kept,
+            "does not exist",
+        ),
     ] {
         connection.execute("create table kept_orders as select * from orders").await.unwrap();
         connection.execute("create table kept_items as select * from order_items").await.unwrap();

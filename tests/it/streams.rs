@@ -227,3 +227,30 @@ async fn nginx_lets_a_stream_through_and_waits_for_its_heartbeat() {
     }
     assert_eq!(stream.take(1).await[0].0, "order.created");
 }
+
+/// Kilobytes of memory that a process holds.
+fn resident(pid: u32) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test]
+async fn an_open_stream_takes_little_memory() {
+    let settings = [("SHOAL_STREAMS_MAX_PER_USER", "2000"), ("SHOAL_MAX_CONNECTIONS_PER_IP", "0")];
+    let mut cluster = Cluster::start(1, &settings).await;
+    let owner = cluster.only(0).register().await;
+    let pid = cluster.replicas[0].process().pid();
+    let mut streams = Vec::new();
+    let mut grown = Vec::new();
+    for count in [500, 1_000] {
+        for _ in 0..count {
+            streams.push(Live::open(&owner, None).await);
+        }
+        grown.push(resident(pid));
+    }
+    // Ten thousand within 300 MiB: the process itself takes less than 50.
+    let each = (grown[1] - grown[0]) / 1_000;
+    println!("{each} kB each, {grown:?}");
+    assert!(each < 25, "{each} kB each, {grown:?}");
+}

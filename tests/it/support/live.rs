@@ -101,7 +101,9 @@ impl Live {
                 ("id", id) => self.last_id = id.trim().to_owned(),
                 ("event", name) => kind = name.trim(),
                 ("data", text) => data = Some(serde_json::from_str::<Value>(text).unwrap()),
-                ("retry", millis) => assert!((500..3_000).contains(&millis.trim().parse().unwrap())),
+                ("retry", millis) => {
+                    assert!((500..3_000).contains(&millis.trim().parse().unwrap()))
+                }
                 (name, _) => assert_eq!(name, "", "{block}"),
             }
         }
