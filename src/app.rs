@@ -181,6 +181,7 @@ pub async fn run(
     let mut served = vec![(listeners.0, routers.main)];
     served.extend(listeners.1.zip(routers.ops));
     app.tasks.spawn(app.health.clone().start());
+    app.streams.start(app.db.local_events(), &app.redis, &app.sessions, &app.tasks);
     let serve = server::serve(served, &http.server, &app.metrics, &app.tasks, shutdown);
     let (served, ()) = tokio::join!(serve, work);
     served?;

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use prometheus::Histogram;
+
 use crate::{
     config::{Config, Limits, Orders},
     platform::{
@@ -20,6 +22,7 @@ use crate::{
         sessions::Sessions,
         shutdown::Tasks,
         storage::Storage,
+        streams::Streams,
         tokens::Tokens,
         upkeep::Upkeep,
     },
@@ -58,6 +61,10 @@ pub struct App {
     pub catalogue_cache: Cache,
     /// Whether this replica should get requests.
     pub health: Health,
+    /// Live streams of events.
+    pub streams: Streams,
+    /// How old events are when the reports show them.
+    pub reports_lag: Histogram,
     pub metrics: Metrics,
     /// Background tasks, and the word that it is time to end.
     pub tasks: Tasks,
@@ -91,6 +98,11 @@ impl App {
             product_cache: product_cache(&caches),
             catalogue_cache: catalogue_cache(&caches),
             health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),
+            streams: Streams::new(&config.streams, &metrics)?,
+            reports_lag: metrics.seconds(
+                "reports_lag_seconds",
+                "Time from an event of an order to its being in the reports.",
+            )?,
             redis,
             db,
             metrics,

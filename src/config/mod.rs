@@ -23,7 +23,7 @@ use crate::platform::{
     http::{layers, server},
     jobs, passwords,
     rate_limit::Policy,
-    redis, sessions, storage, telemetry, tokens, upkeep,
+    redis, sessions, storage, streams, telemetry, tokens, upkeep,
 };
 
 /// What `shoal serve` needs.
@@ -37,6 +37,7 @@ pub struct Config {
     pub jobs: jobs::Config,
     pub upkeep: upkeep::Config,
     pub orders: Orders,
+    pub streams: streams::Config,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
     pub passwords: passwords::Config,

@@ -11,6 +11,7 @@ pub mod admin;
 pub mod auth;
 pub mod orders;
 pub mod products;
+pub mod reports;
 pub mod users;
 
 use http::Method;
@@ -22,7 +23,13 @@ use crate::{
 };
 
 /// What can be asked for again later, while customers cannot wait.
-const REPORTS: [&str; 3] = ["/v1/users", "/v1/orders/{id}/events", "/v1/auth/sessions"];
+const REPORTS: [&str; 5] = [
+    "/v1/users",
+    "/v1/orders/{id}/events",
+    "/v1/auth/sessions",
+    "/v1/reports/sales",
+    "/v1/reports/top-products",
+];
 
 /// The routes of every resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -32,11 +39,12 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(products::routes())
         .merge(orders::routes())
         .merge(admin::routes())
+        .merge(reports::routes())
 }
 
 /// The jobs of every resource, the events that cause them, and the schedules.
 pub fn work() -> Registry<AppState> {
-    Registry::new().merge(orders::work()).merge(admin::work())
+    Registry::new().merge(orders::work()).merge(admin::work()).merge(reports::work())
 }
 
 /// Who goes first while there is more to do than can be done in time.

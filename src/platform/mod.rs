@@ -31,6 +31,7 @@ pub mod redis;
 pub mod sessions;
 pub mod shutdown;
 pub mod storage;
+pub mod streams;
 pub mod telemetry;
 pub mod text;
 pub mod tokens;

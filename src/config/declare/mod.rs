@@ -6,7 +6,7 @@ mod work;
 
 use self::{
     stores::declare_storage,
-    work::{declare_months_kept, declare_orders},
+    work::{declare_months_kept, declare_orders, declare_streams},
 };
 pub(super) use self::{
     stores::{declare_cache, declare_database, declare_direct_url, declare_redis},
@@ -32,6 +32,7 @@ impl Config {
         let jobs = declare_jobs(env);
         let months_kept = declare_months_kept(env);
         let orders = declare_orders(env);
+        let streams = declare_streams(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
             "SHOAL_SESSION_IDLE_SECS",
@@ -61,6 +62,7 @@ impl Config {
             upkeep: upkeep::Config { job_retention: jobs.retention, months_kept: months_kept? },
             jobs,
             orders: orders?,
+            streams: streams?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
                 absolute_lifetime: absolute?,

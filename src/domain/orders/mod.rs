@@ -9,6 +9,8 @@ mod model;
 mod queries;
 mod service;
 mod status;
+mod stream;
+mod verify;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -16,6 +18,7 @@ pub(super) use self::jobs::work;
 pub use self::{
     service::{advance, mark_paid},
     status::Status,
+    verify::{Verified, verify},
 };
 use crate::state::AppState;
 
@@ -27,4 +30,5 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(handlers::ship_order))
         .routes(routes!(handlers::complete_order))
         .routes(routes!(handlers::list_order_events))
+        .routes(routes!(stream::stream_events))
 }

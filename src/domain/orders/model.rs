@@ -121,7 +121,7 @@ pub(super) struct Order {
 }
 
 /// One line of an order. Name and price are those of the moment of the order.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(super) struct OrderItem {
     pub product_id: Uuid,
     pub name: String,

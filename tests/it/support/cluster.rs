@@ -52,6 +52,10 @@ impl Cluster {
         Self { database, client, replicas, _nginx: nginx, shoal }
     }
 
+    pub fn address(&self, replica: usize) -> SocketAddr {
+        address(&self.replicas[replica])
+    }
+
     /// A client that goes past nginx to one replica.
     pub fn only(&self, replica: usize) -> Client {
         self.client.with_addresses(vec![address(&self.replicas[replica])])
