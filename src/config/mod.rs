@@ -20,9 +20,9 @@ use crate::platform::{
     db,
     env::{Env, Lookup, Variable},
     http::{layers, server},
-    jobs, passwords,
+    jobs, mail, passwords,
     rate_limit::Policy,
-    redis, sessions, storage, telemetry, tokens,
+    redis, remote_api, sessions, storage, telemetry, tokens,
 };
 
 /// What `shoal serve` needs.
@@ -34,6 +34,10 @@ pub struct Config {
     pub cache: cache::Config,
     pub storage: storage::Config,
     pub jobs: jobs::Config,
+    /// The payment provider, if there is one.
+    pub payments: Option<remote_api::Config>,
+    /// The mail server, if there is one.
+    pub mail: Option<mail::Config>,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
     pub passwords: passwords::Config,

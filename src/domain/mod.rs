@@ -9,6 +9,7 @@
 
 pub mod auth;
 pub mod orders;
+pub mod payments;
 pub mod products;
 pub mod users;
 
@@ -30,11 +31,12 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(auth::routes())
         .merge(products::routes())
         .merge(orders::routes())
+        .merge(payments::routes())
 }
 
 /// The jobs of every resource, the events that cause them, and the schedules.
 pub fn work() -> Registry<AppState> {
-    Registry::new()
+    Registry::new().merge(users::work()).merge(orders::work()).merge(payments::work())
 }
 
 /// Who goes first while there is more to do than can be done in time.

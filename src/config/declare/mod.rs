@@ -1,11 +1,16 @@
 //! Every setting: its name, default and meaning, and the part of the platform that it configures.
 
 mod http;
+mod partners;
 mod stores;
 mod work;
 
 pub(super) use self::stores::{declare_cache, declare_database, declare_direct_url, declare_redis};
-use self::{stores::declare_storage, work::declare_jobs};
+use self::{
+    partners::{declare_mail, declare_payments},
+    stores::declare_storage,
+    work::declare_jobs,
+};
 use super::{Config, Http, Limits};
 use crate::platform::{
     env::{Env, parse, positive, secret, secs, text},
@@ -24,6 +29,8 @@ impl Config {
         let cache = declare_cache(env);
         let storage = declare_storage(env);
         let jobs = declare_jobs(env);
+        let payments = declare_payments(env);
+        let mail = declare_mail(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
             "SHOAL_SESSION_IDLE_SECS",
@@ -51,6 +58,8 @@ impl Config {
             cache: cache?,
             storage: storage?,
             jobs: jobs?,
+            payments: payments?,
+            mail: mail?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
                 absolute_lifetime: absolute?,
