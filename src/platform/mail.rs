@@ -5,7 +5,10 @@ use std::time::Duration;
 use anyhow::Context;
 use lettre::{
     AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
-    message::{Mailbox, header::ContentType},
+    message::{
+        Body, Mailbox,
+        header::{ContentTransferEncoding, ContentType},
+    },
     transport::smtp::{self, AsyncSmtpTransportBuilder, PoolConfig, extension::ClientId},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -112,6 +115,9 @@ impl Mailer {
 
     fn message(&self, mail: Mail<'_>) -> Result<Message, Failure> {
         let Mail { id, to, subject, text } = mail;
+        let encoding = ContentTransferEncoding::QuotedPrintable;
+        let body = Body::new_with_encoding(text, encoding)
+            .map_err(|_| Failure::hopeless("its text cannot be encoded"))?;
         let to = to.parse().map_err(|_| Failure::hopeless("no mail can be sent to the address"))?;
         Message::builder()
             .message_id(Some(format!("<{id}@{}>", self.from.email.domain())))
@@ -119,7 +125,8 @@ impl Mailer {
             .to(Mailbox::new(None, to))
             .subject(subject)
             .header(ContentType::TEXT_PLAIN)
-            .body(text)
+            // Whatever the length of its lines, and readable as it is.
+            .body(body)
             .map_err(|error| Failure::hopeless(format!("no mail can be made of it: {error}")))
     }
 
