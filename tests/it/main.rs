@@ -36,6 +36,7 @@ mod plans;
 mod pool;
 mod products;
 mod redis_cluster;
+mod relay;
 mod replay;
 mod routing;
 mod scale;

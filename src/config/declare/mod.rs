@@ -5,10 +5,12 @@ mod partners;
 mod stores;
 mod work;
 
-pub(super) use self::stores::{declare_cache, declare_database, declare_direct_url, declare_redis};
 use self::{
     partners::{declare_mail, declare_payments},
     stores::declare_storage,
+};
+pub(super) use self::{
+    stores::{declare_cache, declare_database, declare_direct_url, declare_redis},
     work::declare_jobs,
 };
 use super::{Config, Http, Limits};
