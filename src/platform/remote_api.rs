@@ -21,7 +21,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// How long a job waits while calls are kept away, in seconds: not all for the same time.
-const KEPT_AWAY: std::ops::Range<f64> = 2.0..6.0;
+const KEPT_AWAY: std::ops::Range<f64> = 4.0..12.0;
+
+/// No service is given more patience than this at once.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Clone)]
 pub struct Config {
@@ -38,6 +41,10 @@ pub struct RemoteApi {
     key: Option<SecretString>,
     breaker: Breaker,
 }
+
+/// The leave to make one call. Asked for before anything is done for the call's sake, so that a
+/// service that is away costs nobody anything else.
+pub struct Call<'a>(&'a RemoteApi);
 
 /// What a service that is well has said. Its status may still be an error of the caller's.
 pub struct Answer {
@@ -79,31 +86,12 @@ impl RemoteApi {
         Ok(Self { client, url: config.url.clone(), key: config.key.clone(), breaker })
     }
 
-    /// Posts JSON to a path below the base URL, given by its segments. What comes twice with the
-    /// same idempotency key, the service has to do once.
+    /// Whether it may be called now.
     ///
     /// # Errors
-    /// There is no answer, or one of 429 or 5xx, which is no answer either.
-    pub async fn post(
-        &self,
-        path: &[&str],
-        idempotency_key: &str,
-        body: &impl Serialize,
-    ) -> Result<Answer, Unanswered> {
-        if !self.breaker.allows() {
-            return Err(Unanswered::KeptAway);
-        }
-        let answer = self.send(path, idempotency_key, body).await;
-        match &answer {
-            // One that asks for patience is well.
-            Ok(_) | Err(Unanswered::Failed { retry_after: Some(_), .. }) => {
-                self.breaker.record_success();
-            }
-            Err(_) => {
-                self.breaker.record_failure();
-            }
-        }
-        answer
+    /// `KeptAway` while the breaker is open.
+    pub fn admit(&self) -> Result<Call<'_>, Unanswered> {
+        if self.breaker.allows() { Ok(Call(self)) } else { Err(Unanswered::KeptAway) }
     }
 
     async fn send(
@@ -142,6 +130,33 @@ impl RemoteApi {
     }
 }
 
+impl Call<'_> {
+    /// Posts JSON to a path below the base URL, given by its segments. What comes twice with the
+    /// same idempotency key, the service has to do once.
+    ///
+    /// # Errors
+    /// There is no answer, or one of 429 or 5xx, which is no answer either.
+    pub async fn post(
+        self,
+        path: &[&str],
+        idempotency_key: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer, Unanswered> {
+        let Self(api) = self;
+        let answer = api.send(path, idempotency_key, body).await;
+        match &answer {
+            // One that asks for patience is well.
+            Ok(_) | Err(Unanswered::Failed { retry_after: Some(_), .. }) => {
+                api.breaker.record_success();
+            }
+            Err(_) => {
+                api.breaker.record_failure();
+            }
+        }
+        answer
+    }
+}
+
 async fn read(mut response: Response) -> Result<Bytes, Unanswered> {
     let mut body = BytesMut::new();
     while let Some(part) = response.chunk().await.map_err(failed)? {
@@ -156,7 +171,8 @@ async fn read(mut response: Response) -> Result<Bytes, Unanswered> {
 /// Seconds only: a date would need clocks that agree.
 fn retry_after(response: &Response) -> Option<Duration> {
     let value = response.headers().get(header::RETRY_AFTER)?;
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let seconds = value.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
 /// Without the URL, which may have a password in it.

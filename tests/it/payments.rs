@@ -126,7 +126,7 @@ async fn whatever_the_provider_answers_an_order_is_charged_for_once() {
         Turn::Fails(503),
         Turn::Silent,
         Turn::Twice,
-        Turn::DoesAndFails(429),
+        Turn::DoesAndFails(502),
         Turn::Fails(401),
         Turn::Mistaken,
         Turn::DoesAndFails(204),
@@ -148,13 +148,30 @@ async fn whatever_the_provider_answers_an_order_is_charged_for_once() {
 }
 
 #[tokio::test]
-async fn what_is_said_of_another_order_is_not_believed() {
+async fn what_is_said_of_another_order_or_without_end_is_not_believed() {
     let shop = Shop::open().await;
     let product = shop.admin.create_product(50, 1_050).await;
     shop.provider.next(&[Turn::Mistaken]);
-    let order = place(&shop.customer, product, "k").await;
+    let order = place(&shop.customer, product, "k1").await;
     until_status(&shop.customer, order, "paid").await;
     assert_eq!(shop.charge(order).asked, 2);
+    shop.provider.next(&[Turn::Chatty]);
+    let order = place(&shop.customer, product, "k2").await;
+    until_status(&shop.customer, order, "paid").await;
+    assert_eq!(shop.charge(order).asked, 2);
+}
+
+#[tokio::test]
+async fn a_provider_that_asks_for_patience_is_given_an_hour() {
+    let shop = Shop::open().await;
+    let product = shop.admin.create_product(50, 1_050).await;
+    // It asks for a day.
+    shop.provider.next(&[Turn::Fails(429)]);
+    place(&shop.customer, product, "k").await;
+    let patient = "select count(*) from jobs where kind = 'payments.charge'
+        and run_at between now() + interval '50 minutes' and now() + interval '70 minutes'";
+    until(async || shop.fleet.database.number(patient).await == 1).await;
+    assert_eq!(shop.provider.requests(), 1);
 }
 
 #[tokio::test]

@@ -18,13 +18,9 @@ impl Message {
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
         let head = self.0.lines().take_while(|line| !line.is_empty());
-        let named = |line: &'_ str| {
-            let (found, value) = line.split_once(':')?;
-            found.eq_ignore_ascii_case(name).then(|| value.len())
-        };
-        head.filter_map(|line| Some(&line[line.len() - named(line)?..]))
-            .next()
-            .map_or("", str::trim)
+        let mut fields = head.filter_map(|line| line.split_once(':'));
+        let found = fields.find(|(field, _)| field.eq_ignore_ascii_case(name));
+        found.map_or("", |(_, value)| value.trim())
     }
 
     /// The text, decoded if it is quoted-printable (RFC 2045).

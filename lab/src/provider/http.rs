@@ -60,6 +60,7 @@ async fn converse(connection: TcpStream, shared: &Shared) -> io::Result<()> {
                 // Until the client hangs up.
                 connection.read_u8().await?;
             }
+            Turn::Chatty => answer["padding"] = " ".repeat(1024 * 1024).into(),
             Turn::Twice => write(&mut connection, status, &answer).await?,
             Turn::Honest | Turn::Fails(_) | Turn::DoesAndFails(_) => {}
         }
@@ -107,8 +108,10 @@ async fn read(connection: &mut BufReader<TcpStream>) -> io::Result<Option<Reques
 
 async fn write(connection: &mut BufReader<TcpStream>, status: u16, body: &Value) -> io::Result<()> {
     let body = body.to_string();
+    // A day, if it is asked too often.
+    let patience = if status == 429 { "Retry-After: 86400\r\n" } else { "" };
     let head = format!(
-        "HTTP/1.1 {status} So be it\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "HTTP/1.1 {status} So be it\r\nContent-Type: application/json\r\n{patience}Content-Length: {}\r\n\r\n",
         body.len()
     );
     connection.write_all(format!("{head}{body}").as_bytes()).await?;

@@ -38,6 +38,8 @@ pub enum Turn {
     DoesAndFails(u16),
     /// Does it, and says so after this long.
     Slow(Duration),
+    /// Does it, and says so in more words than anybody would read.
+    Chatty,
     /// Does it, and says so twice.
     Twice,
     /// Does it, and never says a word.

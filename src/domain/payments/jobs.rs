@@ -53,10 +53,11 @@ impl Job for Charge {
         let Some(api) = &app.payments else {
             return Ok(());
         };
+        let call = api.admit()?;
         let Some(payment) = service::begin(app, self.order_id).await? else {
             return Ok(());
         };
-        let verdict = provider::charge(api, &payment).await?;
+        let verdict = provider::charge(call, &payment).await?;
         service::settle(app, lease, self.order_id, &verdict).await
     }
 }
@@ -83,7 +84,7 @@ impl Job for Void {
         if amount > 0 {
             let api = app.payments.as_ref();
             let api = api.ok_or_else(|| Failure::retry("SHOAL_PAYMENTS_URL is not set"))?;
-            provider::void(api, self.order_id).await?;
+            provider::void(api.admit()?, self.order_id).await?;
         }
         service::finish_void(app, lease, self.order_id).await
     }

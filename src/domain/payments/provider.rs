@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::model::{Payment, Verdict};
 use crate::platform::{
     jobs::Failure,
-    remote_api::{Answer, RemoteApi},
+    remote_api::{Answer, Call},
 };
 
 /// Characters of a reason that are kept.
@@ -50,14 +50,14 @@ enum ChargeStatus {
 ///
 /// # Errors
 /// There is no word on it: to be tried again.
-pub(super) async fn charge(api: &RemoteApi, payment: &Payment) -> Result<Verdict, Failure> {
+pub(super) async fn charge(call: Call<'_>, payment: &Payment) -> Result<Verdict, Failure> {
     if payment.amount == 0 {
         return Ok(Verdict::Captured { charge_id: None });
     }
     let Payment { order_id, amount, ref currency, .. } = *payment;
     let key = order_id.to_string();
     let body = NewCharge { reference: order_id, amount, currency };
-    let charge = read(&api.post(&["charges"], &key, &body).await?, order_id)?;
+    let charge = read(&call.post(&["charges"], &key, &body).await?, order_id)?;
     if (charge.amount, &charge.currency) != (amount, currency) {
         return Err(Failure::retry("the provider speaks of another amount"));
     }
@@ -75,11 +75,11 @@ pub(super) async fn charge(api: &RemoteApi, payment: &Payment) -> Result<Verdict
 ///
 /// # Errors
 /// There is no word on it: to be tried again.
-pub(super) async fn void(api: &RemoteApi, order_id: Uuid) -> Result<(), Failure> {
+pub(super) async fn void(call: Call<'_>, order_id: Uuid) -> Result<(), Failure> {
     let reference = order_id.to_string();
     let body = serde_json::json!({ "reference": reference });
     let key = format!("{reference}-void");
-    let answer = api.post(&["charges", &reference, "void"], &key, &body).await?;
+    let answer = call.post(&["charges", &reference, "void"], &key, &body).await?;
     match read(&answer, order_id)?.status {
         ChargeStatus::Voided => Ok(()),
         status => Err(Failure::retry(format!("the provider says {status:?}, not voided"))),
