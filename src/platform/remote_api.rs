@@ -114,7 +114,7 @@ impl RemoteApi {
         let response = request.send().await.map_err(failed)?;
         let status = response.status();
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            let why = format!("it answered {}", status.as_u16());
+            let why = format!("the service answered {}", status.as_u16());
             return Err(Unanswered::Failed { why, retry_after: retry_after(&response) });
         }
         Ok(Answer { status, body: read(response).await? })
@@ -124,7 +124,7 @@ impl RemoteApi {
         let mut url = self.url.clone();
         match url.path_segments_mut() {
             Ok(mut segments) => segments.pop_if_empty().extend(path),
-            Err(()) => return Err(unanswered("its URL takes no path")),
+            Err(()) => return Err(unanswered("the service's URL takes no path")),
         };
         Ok(url)
     }
@@ -161,7 +161,7 @@ async fn read(mut response: Response) -> Result<Bytes, Unanswered> {
     let mut body = BytesMut::new();
     while let Some(part) = response.chunk().await.map_err(failed)? {
         if body.len() + part.len() > LONGEST_ANSWER {
-            return Err(unanswered("its answer is too long"));
+            return Err(unanswered("the service's answer is too long"));
         }
         body.extend_from_slice(&part);
     }
@@ -178,7 +178,7 @@ fn retry_after(response: &Response) -> Option<Duration> {
 /// Without the URL, which may have a password in it.
 fn failed(error: reqwest::Error) -> Unanswered {
     if error.is_timeout() {
-        return unanswered("it did not answer in time");
+        return unanswered("the service did not answer in time");
     }
     let error = anyhow::Error::new(error.without_url());
     unanswered(&format!("{error:#}"))
