@@ -139,9 +139,10 @@ impl Cli {
     /// For the person who called: what went wrong, and what to do.
     pub async fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Serve { with_worker: false } => serve(Role::Api).await,
-            Command::Serve { with_worker: true } => serve(Role::ApiAndWorker).await,
-            Command::Worker => work().await,
+            // Boxed, for they hold the whole configuration.
+            Command::Serve { with_worker: false } => Box::pin(serve(Role::Api)).await,
+            Command::Serve { with_worker: true } => Box::pin(serve(Role::ApiAndWorker)).await,
+            Command::Worker => Box::pin(work()).await,
             Command::Migrate => migrate().await,
             Command::Openapi => print(&format!("{}\n", app::openapi().to_pretty_json()?)),
             Command::Healthcheck { url } => healthcheck(&url).await,

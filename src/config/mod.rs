@@ -21,9 +21,9 @@ use crate::platform::{
     db,
     env::{Env, Lookup, Variable},
     http::{layers, server},
-    jobs, passwords,
+    jobs, mail, passwords,
     rate_limit::Policy,
-    redis, sessions, storage, streams, telemetry, tokens, upkeep,
+    redis, remote_api, sessions, storage, streams, telemetry, tokens, upkeep,
 };
 
 /// What `shoal serve` needs.
@@ -38,6 +38,10 @@ pub struct Config {
     pub upkeep: upkeep::Config,
     pub orders: Orders,
     pub streams: streams::Config,
+    /// The payment provider, if there is one.
+    pub payments: Option<remote_api::Config>,
+    /// The mail server, if there is one.
+    pub mail: Option<mail::Config>,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
     pub passwords: passwords::Config,

@@ -10,6 +10,7 @@
 pub mod admin;
 pub mod auth;
 pub mod orders;
+pub mod payments;
 pub mod products;
 pub mod reports;
 pub mod users;
@@ -38,13 +39,19 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(auth::routes())
         .merge(products::routes())
         .merge(orders::routes())
-        .merge(admin::routes())
+        .merge(payments::routes())
         .merge(reports::routes())
+        .merge(admin::routes())
 }
 
 /// The jobs of every resource, the events that cause them, and the schedules.
 pub fn work() -> Registry<AppState> {
-    Registry::new().merge(orders::work()).merge(admin::work()).merge(reports::work())
+    Registry::new()
+        .merge(users::work())
+        .merge(orders::work())
+        .merge(payments::work())
+        .merge(reports::work())
+        .merge(admin::work())
 }
 
 /// Who goes first while there is more to do than can be done in time.

@@ -1,10 +1,12 @@
 //! Every setting: its name, default and meaning, and the part of the platform that it configures.
 
 mod http;
+mod partners;
 mod stores;
 mod work;
 
 use self::{
+    partners::{declare_mail, declare_payments},
     stores::declare_storage,
     work::{declare_months_kept, declare_orders, declare_streams},
 };
@@ -33,6 +35,8 @@ impl Config {
         let months_kept = declare_months_kept(env);
         let orders = declare_orders(env);
         let streams = declare_streams(env);
+        let payments = declare_payments(env);
+        let mail = declare_mail(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
             "SHOAL_SESSION_IDLE_SECS",
@@ -63,6 +67,8 @@ impl Config {
             jobs,
             orders: orders?,
             streams: streams?,
+            payments: payments?,
+            mail: mail?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
                 absolute_lifetime: absolute?,

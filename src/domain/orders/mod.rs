@@ -16,7 +16,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(super) use self::jobs::work;
 pub use self::{
-    service::{advance, mark_paid},
+    model::Bill,
+    queries::find_unpaid,
+    service::{advance, mark_paid, settle},
     status::Status,
     verify::{Verified, verify},
 };

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    model::{NewOrder, Order, OrderItem},
+    model::{Bill, NewOrder, Order, OrderItem},
     status::Status,
 };
 use crate::platform::{
@@ -166,6 +166,22 @@ pub(super) async fn lock_overdue(
         limit,
     )
     .fetch_all(conn)
+    .await
+}
+
+/// What is to be paid for an order, if it waits for that; and nobody changes that before the
+/// transaction ends.
+///
+/// # Errors
+/// The database refused.
+pub async fn find_unpaid(conn: &mut Conn, id: Uuid) -> Result<Option<Bill>, sqlx::Error> {
+    sqlx::query_as!(
+        Bill,
+        "select id as order_id, customer_id, total_amount as amount, currency from orders
+         where id = $1 and status = 'pending' for share",
+        id,
+    )
+    .fetch_optional(conn)
     .await
 }
 
