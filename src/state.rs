@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use prometheus::Histogram;
+
 use crate::{
     config::{Config, Limits, Orders},
     platform::{
@@ -13,13 +15,16 @@ use crate::{
         idempotency::Idempotency,
         jobs::wake,
         locks::Locks,
+        mail::Mailer,
         metrics::Metrics,
         passwords::Passwords,
         rate_limit::RateLimiter,
         redis::Redis,
+        remote_api::RemoteApi,
         sessions::Sessions,
         shutdown::Tasks,
         storage::Storage,
+        streams::Streams,
         tokens::Tokens,
         upkeep::Upkeep,
     },
@@ -56,8 +61,16 @@ pub struct App {
     pub product_cache: Cache,
     /// Serialised pages of the catalogue by query.
     pub catalogue_cache: Cache,
+    /// The payment provider, if there is one.
+    pub payments: Option<RemoteApi>,
+    /// The way to the mail server, if there is one.
+    pub mail: Option<Mailer>,
     /// Whether this replica should get requests.
     pub health: Health,
+    /// Live streams of events.
+    pub streams: Streams,
+    /// How old events are when the reports show them.
+    pub reports_lag: Histogram,
     pub metrics: Metrics,
     /// Background tasks, and the word that it is time to end.
     pub tasks: Tasks,
@@ -77,6 +90,10 @@ impl App {
         let storage = Storage::new(&config.storage).await;
         let caches = Caches::new(&config.cache, redis.clone(), db.clone(), &metrics, &tasks)?;
         let tokens = Tokens::new(&config.tokens)?;
+        let payments = config.payments.as_ref();
+        let payments = payments.map(|config| RemoteApi::new(config, breakers.named("payments")));
+        let mail = config.mail.as_ref();
+        let mail = mail.map(|config| Mailer::new(config, breakers.named("smtp")));
         let positions = Positions::new(redis.clone(), &config.tokens.secrets(), &tasks);
         Ok(Arc::new(Self {
             idempotency: Idempotency::new(db.clone(), &metrics)?,
@@ -90,7 +107,14 @@ impl App {
             orders: config.orders.clone(),
             product_cache: product_cache(&caches),
             catalogue_cache: catalogue_cache(&caches),
+            payments: payments.transpose()?,
+            mail: mail.transpose()?,
             health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),
+            streams: Streams::new(&config.streams, &metrics)?,
+            reports_lag: metrics.seconds(
+                "reports_lag_seconds",
+                "Time from an event of an order to its being in the reports.",
+            )?,
             redis,
             db,
             metrics,

@@ -21,9 +21,9 @@ use crate::platform::{
     db,
     env::{Env, Lookup, Variable},
     http::{layers, server},
-    jobs, passwords,
+    jobs, mail, passwords,
     rate_limit::Policy,
-    redis, sessions, storage, telemetry, tokens, upkeep,
+    redis, remote_api, sessions, storage, streams, telemetry, tokens, upkeep,
 };
 
 /// What `shoal serve` needs.
@@ -37,6 +37,11 @@ pub struct Config {
     pub jobs: jobs::Config,
     pub upkeep: upkeep::Config,
     pub orders: Orders,
+    pub streams: streams::Config,
+    /// The payment provider, if there is one.
+    pub payments: Option<remote_api::Config>,
+    /// The mail server, if there is one.
+    pub mail: Option<mail::Config>,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
     pub passwords: passwords::Config,

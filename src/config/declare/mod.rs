@@ -1,12 +1,14 @@
 //! Every setting: its name, default and meaning, and the part of the platform that it configures.
 
 mod http;
+mod partners;
 mod stores;
 mod work;
 
 use self::{
+    partners::{declare_mail, declare_payments},
     stores::declare_storage,
-    work::{declare_months_kept, declare_orders},
+    work::{declare_months_kept, declare_orders, declare_streams},
 };
 pub(super) use self::{
     stores::{declare_cache, declare_database, declare_direct_url, declare_redis},
@@ -32,6 +34,9 @@ impl Config {
         let jobs = declare_jobs(env);
         let months_kept = declare_months_kept(env);
         let orders = declare_orders(env);
+        let streams = declare_streams(env);
+        let payments = declare_payments(env);
+        let mail = declare_mail(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
             "SHOAL_SESSION_IDLE_SECS",
@@ -61,6 +66,9 @@ impl Config {
             upkeep: upkeep::Config { job_retention: jobs.retention, months_kept: months_kept? },
             jobs,
             orders: orders?,
+            streams: streams?,
+            payments: payments?,
+            mail: mail?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
                 absolute_lifetime: absolute?,

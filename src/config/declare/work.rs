@@ -3,7 +3,7 @@
 use super::super::Orders;
 use crate::platform::{
     env::{Env, millis, positive, secs},
-    jobs,
+    jobs, streams,
 };
 
 pub(in crate::config) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config> {
@@ -45,4 +45,16 @@ pub(super) fn declare_orders(env: &mut Env<'_>) -> Option<Orders> {
         secs,
     );
     Some(Orders { payment_term: term? })
+}
+
+pub(super) fn declare_streams(env: &mut Env<'_>) -> Option<streams::Config> {
+    let max = env.or_default(
+        "SHOAL_STREAMS_MAX",
+        "5000",
+        "open streams of events in this process; each takes one of SHOAL_MAX_CONNECTIONS",
+        positive,
+    );
+    let max_per_user =
+        env.or_default("SHOAL_STREAMS_MAX_PER_USER", "5", "of them of one user", positive);
+    Some(streams::Config { max: max?, max_per_user: max_per_user? })
 }

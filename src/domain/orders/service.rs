@@ -190,11 +190,7 @@ async fn move_to(
     let order = if current.status == next {
         current
     } else if current.status.can_become(next) {
-        let previous = current.status;
-        let order = queries::set_status(tx, current, next).await?;
-        emit(tx, &order, json!({ "previous": previous }))?;
-        release_stock(app, tx, &order).await?;
-        order
+        step(app, tx, current, next).await?
     } else {
         return Err(ApiError::conflict(
             "illegal_move",
@@ -207,6 +203,37 @@ async fn move_to(
     };
     let reply = Reply::new(StatusCode::OK, &OrderResponse::from(order))?;
     Ok(once.finish(reply).await?)
+}
+
+/// Moves an order that waits for its payment on, in the caller's transaction: whether it did.
+///
+/// # Errors
+/// The database refused.
+pub async fn settle(
+    app: &AppState,
+    tx: &mut Tx,
+    id: Uuid,
+    next: Status,
+) -> Result<bool, sqlx::Error> {
+    match queries::find_for_update(tx, id, None).await? {
+        Some(order) if order.status == Status::Pending => {
+            step(app, tx, order, next).await.map(|_| true)
+        }
+        _ => Ok(false),
+    }
+}
+
+async fn step(
+    app: &AppState,
+    tx: &mut Tx,
+    order: Order,
+    next: Status,
+) -> Result<Order, sqlx::Error> {
+    let previous = order.status;
+    let order = queries::set_status(tx, order, next).await?;
+    emit(tx, &order, json!({ "previous": previous }))?;
+    release_stock(app, tx, &order).await?;
+    Ok(order)
 }
 
 /// Returns what the order had taken, if its status means that nobody will get it.

@@ -7,6 +7,7 @@ pub mod crew;
 mod database;
 pub mod errands;
 mod fleet;
+mod live;
 mod raw;
 
 pub use self::{
@@ -15,6 +16,7 @@ pub use self::{
     crew::Crew,
     database::Database,
     fleet::{Fleet, Replica, ask_redis, environment, own_redis},
+    live::{Block, Live},
     raw::HANG,
 };
 
