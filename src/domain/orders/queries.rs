@@ -150,8 +150,8 @@ pub(super) async fn find_for_update(
 }
 
 /// Locks orders that wait for a payment and are older than `term`, oldest first, until the
-/// transaction ends; those that somebody else has locked are left out. Whoever begins to charge an
-/// order locks it as well, and has to see to it that this passes over it from then on.
+/// transaction ends; those that somebody else has locked are left out. One that is being charged is
+/// not: the row decides who comes first, and what was charged for a cancelled order is given back.
 pub(super) async fn lock_overdue(
     conn: &mut Conn,
     term: Duration,

@@ -1,6 +1,6 @@
 //! Use cases of orders. HTTP and jobs share them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use http::StatusCode;
 use serde_json::json;
@@ -144,7 +144,7 @@ pub async fn mark_paid(app: &AppState, id: Uuid) -> Result<(), ApiError> {
     advance(app, None, id, Status::Paid).await.map(|_| ())
 }
 
-/// Orders that one transaction cancels: each locks the stock of its products until the commit.
+/// Orders that one transaction cancels: their stock is locked until its commit.
 const EXPIRED_AT_ONCE: i64 = 20;
 
 /// Cancels the orders that were not paid within `term`, and returns their stock: how many. What
@@ -152,22 +152,25 @@ const EXPIRED_AT_ONCE: i64 = 20;
 ///
 /// # Errors
 /// The database refused; those cancelled before stay so.
-pub(super) async fn expire_unpaid(app: &AppState, term: Duration) -> Result<u64, ApiError> {
+pub(super) async fn expire_unpaid(app: &AppState, term: Duration) -> Result<usize, ApiError> {
     let mut expired = 0;
     loop {
         let mut tx = app.db.begin().await?;
         let ids = queries::lock_overdue(&mut tx, term, EXPIRED_AT_ONCE).await?;
+        let mut orders = Vec::with_capacity(ids.len());
         for id in &ids {
             let found = queries::find_for_update(&mut tx, *id, None).await?;
             let Some(order) = found else { continue };
             let details = json!({ "previous": order.status, "reason": "payment_overdue" });
             let order = queries::set_status(&mut tx, order, Status::Cancelled).await?;
             emit(&mut tx, &order, details)?;
-            release_stock(app, &mut tx, &order).await?;
-            expired += 1;
+            orders.push(order);
         }
+        // At once for all of them: everybody locks stock in the order of ids.
+        return_items(app, &mut tx, orders.iter().flat_map(|order| &order.items)).await?;
         tx.commit().await?;
-        if (ids.len() as i64) < EXPIRED_AT_ONCE {
+        expired += orders.len();
+        if (orders.len() as i64) < EXPIRED_AT_ONCE {
             return Ok(expired);
         }
     }
@@ -241,9 +244,23 @@ async fn release_stock(app: &AppState, tx: &mut Tx, order: &Order) -> Result<(),
     if !matches!(order.status, Status::Cancelled | Status::PaymentFailed) {
         return Ok(());
     }
-    let items = &order.items;
-    let product_ids: Vec<Uuid> = items.iter().map(|item| item.product_id).collect();
-    let quantities: Vec<i32> = items.iter().map(|item| item.quantity).collect();
+    return_items(app, tx, &order.items).await
+}
+
+/// Puts items back on their shelves.
+async fn return_items<'a>(
+    app: &AppState,
+    tx: &mut Tx,
+    items: impl IntoIterator<Item = &'a OrderItem>,
+) -> Result<(), sqlx::Error> {
+    let mut returned: BTreeMap<Uuid, i32> = BTreeMap::new();
+    for item in items {
+        *returned.entry(item.product_id).or_default() += item.quantity;
+    }
+    if returned.is_empty() {
+        return Ok(());
+    }
+    let (product_ids, quantities): (Vec<Uuid>, Vec<i32>) = returned.into_iter().unzip();
     let changes = products::return_stock(tx, &product_ids, &quantities).await?;
     products::update_availability(app, tx, changes).await
 }
