@@ -10,6 +10,7 @@ use crate::{
         consistency::Positions,
         db::Db,
         health::Health,
+        http_client::SystemResolver,
         idempotency::Idempotency,
         jobs::wake,
         metrics::Metrics,
@@ -20,6 +21,7 @@ use crate::{
         shutdown::Tasks,
         storage::Storage,
         tokens::Tokens,
+        webhooks::Webhooks,
     },
 };
 
@@ -51,6 +53,8 @@ pub struct App {
     pub product_cache: Cache,
     /// Serialised pages of the catalogue by query.
     pub catalogue_cache: Cache,
+    /// Sends signed messages to whoever asked for them.
+    pub webhooks: Webhooks,
     /// Whether this replica should get requests.
     pub health: Health,
     pub metrics: Metrics,
@@ -83,6 +87,7 @@ impl App {
             limits: config.limits.clone(),
             product_cache: product_cache(&caches),
             catalogue_cache: catalogue_cache(&caches),
+            webhooks: Webhooks::new(config.webhooks, Arc::new(SystemResolver), &metrics)?,
             health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),
             redis,
             db,

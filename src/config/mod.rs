@@ -20,7 +20,7 @@ use crate::platform::{
     db,
     env::{Env, Lookup, Variable},
     http::{layers, server},
-    jobs, passwords,
+    http_client, jobs, passwords,
     rate_limit::Policy,
     redis, sessions, storage, telemetry, tokens,
 };
@@ -34,6 +34,7 @@ pub struct Config {
     pub cache: cache::Config,
     pub storage: storage::Config,
     pub jobs: jobs::Config,
+    pub webhooks: http_client::Config,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
     pub passwords: passwords::Config,

@@ -2,10 +2,11 @@
 
 mod http;
 mod stores;
+mod webhooks;
 mod work;
 
 pub(super) use self::stores::{declare_cache, declare_database, declare_direct_url, declare_redis};
-use self::{stores::declare_storage, work::declare_jobs};
+use self::{stores::declare_storage, webhooks::declare_webhooks, work::declare_jobs};
 use super::{Config, Http, Limits};
 use crate::platform::{
     env::{Env, parse, positive, secret, secs, text},
@@ -24,6 +25,7 @@ impl Config {
         let cache = declare_cache(env);
         let storage = declare_storage(env);
         let jobs = declare_jobs(env);
+        let webhooks = declare_webhooks(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
             "SHOAL_SESSION_IDLE_SECS",
@@ -51,6 +53,7 @@ impl Config {
             cache: cache?,
             storage: storage?,
             jobs: jobs?,
+            webhooks: webhooks?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
                 absolute_lifetime: absolute?,
