@@ -11,6 +11,7 @@ pub mod auth;
 pub mod orders;
 pub mod products;
 pub mod users;
+pub mod webhooks;
 
 use http::Method;
 use utoipa_axum::router::OpenApiRouter;
@@ -30,11 +31,12 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(auth::routes())
         .merge(products::routes())
         .merge(orders::routes())
+        .merge(webhooks::routes())
 }
 
 /// The jobs of every resource, the events that cause them, and the schedules.
 pub fn work() -> Registry<AppState> {
-    Registry::new()
+    Registry::new().merge(webhooks::work())
 }
 
 /// Who goes first while there is more to do than can be done in time.

@@ -24,6 +24,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 pub use self::{
+    backoff::jittered,
     lease::Lease,
     registry::Registry,
     schedules::Schedule,
