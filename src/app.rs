@@ -5,6 +5,7 @@ use std::future::Future;
 use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::layer::util::Identity;
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -20,7 +21,8 @@ use crate::{
             docs,
             error::ApiError,
             gate::{Gate, Policies},
-            layers, limits, ops, server,
+            layers::Layers,
+            limits, ops, server,
         },
         jobs::Worker,
     },
@@ -91,20 +93,23 @@ fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
     let (api, openapi) = api().split_for_parts();
     let paths = openapi.paths.paths.keys().cloned();
     let admission = Admission::new(config.concurrency, domain::priority, paths, &app.metrics)?;
-    let api = api.layer((admission, gate));
+    let not_allowed = async || {
+        ApiError::new(
+            http::StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "This address does not know that method; `Allow` lists those it knows.",
+        )
+    };
+    let layers = Layers::new(&config.layers, &app.metrics, &app.tasks)?;
+    let api = api.with_state(app.clone()).method_not_allowed_fallback(not_allowed);
+    let api = layers.around(api, (admission, gate.layer()));
     let ops = ops::router(app.health.clone(), app.metrics.clone());
-    let main = api.with_state(app.clone()).merge(docs::router(&openapi)?);
-    let (main, ops) =
-        if config.ops_address.is_some() { (main, Some(ops)) } else { (main.merge(ops), None) };
-    let main =
-        main.fallback(async || ApiError::not_found()).method_not_allowed_fallback(async || {
-            ApiError::new(
-                http::StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "This address does not know that method; `Allow` lists those it knows.",
-            )
-        });
-    let main = layers::apply(main, &config.layers, &app.metrics, &app.tasks)?;
+    let docs = docs::router(&openapi)?;
+    let (open, ops) =
+        if config.ops_address.is_some() { (docs, Some(ops)) } else { (docs.merge(ops), None) };
+    let open =
+        open.fallback(async || ApiError::not_found()).method_not_allowed_fallback(not_allowed);
+    let main = layers.around(open, Identity::new()).merge(api);
     Ok(Routers { main, ops })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::net::replies;
 use crate::ports::Port;
-use crate::process::Process;
+use crate::process::{Launch, Process};
 use crate::run::output_of;
 use crate::site::{Site, write_private};
 use crate::topology::Topology;
@@ -51,6 +51,19 @@ impl Shoal {
         }
         self.env.push(("JWT_PRIVATE_KEYS_FILE".to_owned(), key.to_string_lossy().into_owned()));
         Ok(self)
+    }
+
+    /// Another program that reads the same environment.
+    #[must_use]
+    pub(crate) fn with_binary(mut self, binary: &Path) -> Self {
+        binary.clone_into(&mut self.binary);
+        self
+    }
+
+    /// The program, to be started in the site as a process that stays.
+    pub fn launch(&self, site: &Site, name: &str) -> Launch {
+        let env = self.env.iter().cloned();
+        site.launch_as_self(name, &self.binary).env(env).on_cores(self.cores.as_deref())
     }
 
     /// Runs one of its short commands; `what` completes the sentence "cannot …".
@@ -121,6 +134,8 @@ fn environment(topology: &Topology, database: &str) -> Vec<(String, String)> {
         ("S3_BUCKET", s3.bucket.clone()),
         ("S3_ENDPOINT", s3.endpoint.clone()),
         ("SHOAL_S3_PATH_STYLE", "true".to_owned()),
+        // Receivers of webhooks are on the same machine.
+        ("SHOAL_WEBHOOK_ALLOW_INSECURE", "true".to_owned()),
         ("AWS_REGION", s3.region.clone()),
         ("AWS_ACCESS_KEY_ID", s3.access_key.clone()),
         ("AWS_SECRET_ACCESS_KEY", s3.secret_key.clone()),

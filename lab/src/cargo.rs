@@ -47,9 +47,12 @@ pub(crate) fn build_api(release: bool) -> Result<()> {
     })
 }
 
-/// Builds, with optimisations, the API and the lab, whose bare servers it is compared with.
+/// Builds, with optimisations, the API and the lab, whose bare servers it is compared with, and the worker
+/// whose jobs cost nothing.
 pub(crate) fn build_bench() -> Result<()> {
-    let mut command = cargo(&["build", "--locked", "--release", "--workspace", "--bins"]);
+    let what = ["--workspace", "--bins", "--example", "worker"];
+    let mut command = cargo(&["build", "--locked", "--release"]);
+    command.args(what);
     run(&mut command, "build the API with optimisations")
 }
 

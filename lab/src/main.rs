@@ -108,7 +108,7 @@ enum Command {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
         /// How often each is repeated, in turns with the others.
-        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
         rounds: u32,
         /// One round of one second, to try it out.
         #[arg(long, conflicts_with_all = ["seconds", "rounds"])]

@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use self::declare::{
-    declare_cache, declare_database, declare_direct_url, declare_redis, declare_telemetry,
+    declare_cache, declare_database, declare_direct_url, declare_jobs, declare_redis,
+    declare_telemetry,
 };
 use crate::platform::{
     cache,
@@ -115,6 +116,14 @@ pub fn read_stores(
         let cache = declare_cache(env);
         Some((database?, redis?, cache?))
     })
+}
+
+/// For workers that run jobs of their own.
+///
+/// # Errors
+/// Every mistake at once.
+pub fn read_jobs(lookup: Lookup<'_>) -> Result<jobs::Config, Mistakes> {
+    read(lookup, declare_jobs)
 }
 
 /// For `shoal migrate`.

@@ -44,3 +44,7 @@ mod sessions;
 mod shutdown;
 mod tidy;
 mod users;
+mod webhooks;
+mod webhooks_delivery;
+mod webhooks_faults;
+mod webhooks_reach;

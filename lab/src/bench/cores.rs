@@ -38,6 +38,11 @@ impl Cores {
         self.subject.to_string()
     }
 
+    /// The others, in the same way.
+    pub(super) fn others_list(&self) -> String {
+        self.others.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+    }
+
     /// The threads that a load generator gets: half of the other cores serve what it asks for.
     pub(super) fn load_threads(&self) -> usize {
         (self.others.len() / 2).clamp(1, 4)

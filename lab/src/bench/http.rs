@@ -27,7 +27,19 @@ pub(super) fn get(port: u16, path: &str, headers: &[(&str, &str)]) -> Result<Ans
 }
 
 pub(super) fn post(port: u16, path: &str, body: &str) -> Result<Answer> {
-    exchange(port, "POST", path, &[("Content-Type", "application/json")], body)
+    post_with(port, path, &[], body)
+}
+
+/// A POST of JSON with further headers.
+pub(super) fn post_with(
+    port: u16,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer> {
+    let mut headers = headers.to_vec();
+    headers.push(("Content-Type", "application/json"));
+    exchange(port, "POST", path, &headers, body)
 }
 
 /// A GET whose answer has to be 200.

@@ -16,6 +16,7 @@ pub(crate) mod cores;
 mod data;
 mod figures;
 mod http;
+mod jobs;
 mod machine;
 mod metrics;
 mod pgbench;
@@ -39,7 +40,7 @@ use proc::Memory;
 use redis_benchmark::RedisBenchmark;
 use report::Report;
 use stage::Stage;
-use workloads::{CONNECTIONS, Load, Plan, Workload};
+use workloads::{CONNECTIONS, Load, Per, Plan, Side, Workload};
 use wrk::Wrk;
 
 use crate::error::{Error, Result};
@@ -103,7 +104,10 @@ pub(crate) fn run(setting: Setting<'_>, extent: &Extent, progress: &Progress) ->
     };
     let machine = Machine::describe(setting.cores, &setting.site.binaries, setting.wrk);
     let tables: Vec<_> = plans.into_iter().map(|plan| plan.table).collect();
-    let targets = targets::targets(&tables, cold_key.as_ref(), memory);
+    let mut targets = targets::targets(&tables, cold_key.as_ref(), memory);
+    if extent.workloads.contains(&Workload::Jobs) {
+        targets.extend(jobs::run(&stage, setting.programs, progress)?);
+    }
     Ok(Report {
         machine,
         seconds: extent.seconds,
@@ -131,18 +135,24 @@ fn measure(
         }
         Kind::Pgbench | Kind::RedisBenchmark => None,
     };
+    if plan.round_trips == Some(Per::Order) {
+        // Behind a checkpoint each page is logged whole once: for every contender alike.
+        stage.checkpoint()?;
+    }
     if server.is_some() {
         send(wrk, stage, load, server, WARM_UP_SECONDS)?;
     }
     let cache = plan.cache.filter(|_| kind == Kind::Service);
-    let scrape = || cache.map(|_| Counters::scrape(stage.api.port())).transpose();
+    let counts = kind == Kind::Service && (cache.is_some() || plan.round_trips.is_some());
+    let scrape = || counts.then(|| Counters::scrape(stage.api.port())).transpose();
     let trips = || plan.round_trips.map(|per| stage.round_trips(per)).transpose();
 
-    let (counters, trips_before) = (scrape()?, trips()?);
+    // In this order: round trips are counted once nothing is on its way any more.
+    let (trips_before, counters) = (trips()?, scrape()?);
     let began = Busy::now(stage.cores, server)?;
     let mut sample = send(wrk, stage, load, server, seconds)?;
     let ended = Busy::now(stage.cores, server)?;
-    let (counters_after, trips_after) = (scrape()?, trips()?);
+    let (trips_after, counters_after) = (trips()?, scrape()?);
 
     if interrupt::requested() {
         return Err(Error::interrupted());
@@ -151,7 +161,9 @@ fn measure(
         let own = ended.process.saturating_sub(began.process);
         let all = ended.core.saturating_sub(began.core);
         sample.cpu_seconds = Some(own.as_secs_f64());
-        sample.disturbed = Some(all.saturating_sub(own).div_duration_f64(ended.at - began.at));
+        let is_alone = !matches!(load, Load::Wrk { side: Side::Subject, .. });
+        let others = all.saturating_sub(own).div_duration_f64(ended.at - began.at);
+        sample.disturbed = is_alone.then_some(others);
     }
     if let (Some(before), Some(after), Some(cache)) = (&counters, &counters_after, cache) {
         let hits = [("cache", cache), ("result", "hit")];
@@ -159,13 +171,25 @@ fn measure(
         // Requests that were on their way when wrk stopped were counted by the service only.
         sample.hit_rate = grown.map(|hits| (hits / sample.requests.max(1) as f64).min(1.0));
     }
-    if let (Some(before), Some(after)) = (trips_before, trips_after) {
-        sample.round_trips = after.per_order_since(&before).or_else(|| {
+    if let (Some(before), Some(after)) = (&trips_before, &trips_after) {
+        let orders = after.orders_since(before);
+        sample.statements = statements(counters.as_ref(), counters_after.as_ref())
+            .zip(orders)
+            .map(|(statements, orders)| statements / orders as f64);
+        sample.round_trips = after.per_order_since(before).or_else(|| {
             let requests = Some(sample.requests).filter(|count| *count > 0)?;
-            Some(after.since(&before) as f64 / requests as f64)
+            Some(after.since(before) as f64 / requests as f64)
         });
     }
     Ok(sample)
+}
+
+/// What the service has sent to the primary for transactions. Its checks of sessions, which fall due by time
+/// and not by order, are selects; what watches the databases is not counted there.
+fn statements(before: Option<&Counters>, after: Option<&Counters>) -> Option<f64> {
+    let (before, after) = before.zip(after)?;
+    let sent = |labels: &[_]| after.growth(before, "db_query_duration_seconds_count", labels);
+    Some(sent(&[("pool", "primary")])? - sent(&[("pool", "primary"), ("query", "select")])?)
 }
 
 fn send(
@@ -177,10 +201,14 @@ fn send(
 ) -> Result<Sample> {
     let core = &stage.cores.subject_list();
     match load {
-        Load::Wrk { script, connections } => {
+        Load::Wrk { script, connections, side } => {
             let (_, port) = server.ok_or_else(|| Error::new("wrk has nobody to ask"))?;
-            let threads = stage.cores.load_threads();
-            Wrk { program: wrk, script, port, threads, connections: *connections }.run(seconds)
+            let (cores, threads) = match side {
+                Side::Servers => (stage.cores.others_list(), stage.cores.load_threads()),
+                Side::Subject => (stage.cores.subject_list(), 1),
+            };
+            let connections = *connections;
+            Wrk { program: wrk, cores: &cores, script, port, threads, connections }.run(seconds)
         }
         Load::RedisBenchmark { key } => {
             let port = stage.redis_port()?;

@@ -95,6 +95,12 @@ impl<'a> Stage<'a> {
         redis_port(&self.topology.redis_url)
     }
 
+    /// Writes out what the primary has changed.
+    pub(super) fn checkpoint(&self) -> Result<()> {
+        let psql = Psql::new(self.site, self.topology.primary.port, DATABASE);
+        psql.run("checkpoint").map(drop)
+    }
+
     /// Round trips that the primary's PgBouncer has made for the clients of the database.
     pub(super) fn round_trips(&self, per: Per) -> Result<RoundTrips> {
         let orders = (per == Per::Order).then(|| self.settled_orders()).transpose()?;
@@ -136,9 +142,14 @@ impl RoundTrips {
         self.count.saturating_sub(earlier.count)
     }
 
-    /// Made since `earlier` for each order placed meanwhile; `None` if orders were not counted.
+    /// Placed since `earlier`; `None` if there was none, or they were not counted.
+    pub(super) fn orders_since(&self, earlier: &Self) -> Option<u64> {
+        self.orders?.checked_sub(earlier.orders?).filter(|orders| *orders > 0)
+    }
+
+    /// Made since `earlier` for each order placed meanwhile.
     pub(super) fn per_order_since(&self, earlier: &Self) -> Option<f64> {
-        let orders = self.orders?.checked_sub(earlier.orders?).filter(|orders| *orders > 0)?;
+        let orders = self.orders_since(earlier)?;
         Some(self.since(earlier) as f64 / orders as f64)
     }
 }

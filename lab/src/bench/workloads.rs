@@ -29,14 +29,26 @@ pub enum Workload {
     Login,
     /// Many requests at once for one product that nobody has asked for.
     Cold,
+    /// Work outside of requests: jobs.
+    Jobs,
 }
 
 /// What sends the requests of a row.
 #[derive(Clone, Debug)]
 pub(super) enum Load {
-    Wrk { script: PathBuf, connections: usize },
+    Wrk { script: PathBuf, connections: usize, side: Side },
     RedisBenchmark { key: String },
     Pgbench { script: PathBuf },
+}
+
+/// Which cores a load generator gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Those of the servers: what is measured has its core to itself.
+    Servers,
+    /// The measured one, as `pgbench` has it: where the servers are what is asked for, neither contender's
+    /// client may take time from them.
+    Subject,
 }
 
 /// What a number of round trips is divided by.
@@ -67,7 +79,7 @@ impl Plan {
             Workload::Order => order(stage).map(Some),
             Workload::Place => place(stage).map(Some),
             Workload::Login => login(stage).map(Some),
-            Workload::Cold => Ok(None),
+            Workload::Cold | Workload::Jobs => Ok(None),
         }
     }
 
@@ -140,7 +152,8 @@ fn place(stage: &Stage<'_>) -> Result<Plan> {
     plan.round_trips = Some(Per::Order);
     let data = &stage.data;
     let script = write_orders(&stage.scripts, "place", &data.tokens, &data.products, PRODUCTS)?;
-    plan.add("shoal", Kind::Service, Load::Wrk { script, connections: CONNECTIONS });
+    let load = Load::Wrk { script, connections: CONNECTIONS, side: Side::Subject };
+    plan.add("shoal", Kind::Service, load);
     let script = pgbench::place_script(&stage.scripts)?;
     plan.add("pgbench, nine statements", Kind::Pgbench, Load::Pgbench { script });
     Ok(plan)
@@ -157,13 +170,14 @@ fn login(stage: &Stage<'_>) -> Result<Plan> {
         body: log_in_body(number),
     });
     let script = write_replay(&stage.scripts, "login", &own.collect::<Vec<_>>())?;
-    plan.add("shoal", Kind::Service, Load::Wrk { script, connections: LOG_IN_CONNECTIONS });
+    let load = Load::Wrk { script, connections: LOG_IN_CONNECTIONS, side: Side::Servers };
+    plan.add("shoal", Kind::Service, load);
     Ok(plan)
 }
 
 fn replay(stage: &Stage<'_>, name: &str, requests: &[Request]) -> Result<Load> {
     let script = write_replay(&stage.scripts, name, requests)?;
-    Ok(Load::Wrk { script, connections: CONNECTIONS })
+    Ok(Load::Wrk { script, connections: CONNECTIONS, side: Side::Servers })
 }
 
 fn get(name: &str) -> Load {

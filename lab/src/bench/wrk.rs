@@ -121,6 +121,8 @@ fn write(dir: &Path, name: &str, list: &str, globals: &str, script: &str) -> Res
 #[derive(Clone, Debug)]
 pub(super) struct Wrk<'a> {
     pub(super) program: &'a Path,
+    /// Where it runs, as `taskset --cpu-list` wants it.
+    pub(super) cores: &'a str,
     pub(super) script: &'a Path,
     pub(super) port: u16,
     pub(super) threads: usize,
@@ -130,7 +132,8 @@ pub(super) struct Wrk<'a> {
 impl Wrk<'_> {
     /// Sends for `seconds`, and answers what came of it.
     pub(super) fn run(&self, seconds: u64) -> Result<Sample> {
-        let mut command = Command::new(self.program);
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", self.cores]).arg(self.program);
         command.arg("--latency").arg(format!("--threads={}", self.threads));
         command.arg(format!("--connections={}", self.connections));
         command.arg(format!("--duration={seconds}s")).arg("--timeout=10s");

@@ -5,8 +5,11 @@ mod stores;
 mod webhooks;
 mod work;
 
-pub(super) use self::stores::{declare_cache, declare_database, declare_direct_url, declare_redis};
-use self::{stores::declare_storage, webhooks::declare_webhooks, work::declare_jobs};
+use self::{stores::declare_storage, webhooks::declare_webhooks};
+pub(super) use self::{
+    stores::{declare_cache, declare_database, declare_direct_url, declare_redis},
+    work::declare_jobs,
+};
 use super::{Config, Http, Limits};
 use crate::platform::{
     env::{Env, parse, positive, secret, secs, text},

@@ -5,7 +5,7 @@ use crate::platform::{
     jobs,
 };
 
-pub(super) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config> {
+pub(in crate::config) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config> {
     let poll = env.or_default(
         "SHOAL_JOB_POLL_MS",
         "1000",

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{OriginalUri, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 use uuid::Uuid;
 
 use super::{
@@ -57,7 +57,7 @@ pub(super) async fn list_orders(
     consistency: Consistency,
     Query(filter): Query<OrderFilter>,
     Query(page): Query<PageParams>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
 ) -> Result<Response, ApiError> {
     let before = page.position()?.unwrap_or(Uuid::max());
     let limit = page.fetch_limit();
@@ -146,7 +146,7 @@ pub(super) async fn list_order_events(
     consistency: Consistency,
     Path(id): Path<Uuid>,
     Query(page): Query<PageParams>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
 ) -> Result<Response, ApiError> {
     let after = page.position::<i32>()?.unwrap_or(0);
     let mut conn = app.db.read(&consistency).await?;

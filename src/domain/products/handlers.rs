@@ -2,10 +2,11 @@
 
 use axum::{
     Json,
-    extract::{OriginalUri, State},
+    body::Body,
+    extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use uuid::Uuid;
 
 use super::{
@@ -37,7 +38,6 @@ use crate::{
 /// How long a shared cache may answer: short, since nobody can take it back.
 const PUBLIC: HeaderValue =
     HeaderValue::from_static("public, max-age=5, stale-while-revalidate=30");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The catalogue
@@ -47,7 +47,7 @@ pub(super) async fn list_products(
     State(app): State<AppState>,
     Query(filter): Query<CatalogueFilter>,
     Query(page): Query<PageParams>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
     consistency: Consistency,
 ) -> Result<Response, ApiError> {
     let from = match page.position::<(Sort, i64, Uuid)>()? {
@@ -76,13 +76,12 @@ pub(super) async fn get_product(
 ) -> Result<Response, ApiError> {
     let found = cached::product(&app, consistency, id).await?;
     let entry = found.entry.ok_or_else(ApiError::not_found)?;
-    let mut response = if etag::matches_none(&headers, &entry.meta) {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        entry.body.into_response()
-    };
+    let mut response = json::serialised(entry.body);
+    if etag::matches_none(&headers, &entry.meta) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Body::empty();
+    }
     let head = response.headers_mut();
-    head.insert(header::CONTENT_TYPE, JSON);
     head.insert(header::ETAG, etag::header_value(&entry.meta));
     mark_public(head, found.status);
     Ok(response)

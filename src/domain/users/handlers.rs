@@ -2,10 +2,10 @@
 
 use axum::{
     Json,
-    extract::{OriginalUri, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 use uuid::Uuid;
 
 use super::{
@@ -88,7 +88,7 @@ pub(super) async fn list_users(
     consistency: Consistency,
     Query(filter): Query<UserFilter>,
     Query(page): Query<PageParams>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
 ) -> Result<Response, ApiError> {
     let mut conn = app.db.read(&consistency).await?;
     let rows = match &filter.email {

@@ -2,10 +2,10 @@
 
 use axum::{
     Json,
-    extract::{OriginalUri, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 use uuid::Uuid;
 
 use super::{
@@ -41,7 +41,7 @@ pub(super) async fn list_webhooks(
     _: Admin,
     consistency: Consistency,
     Query(page): Query<PageParams>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
 ) -> Result<Response, ApiError> {
     let before = page.position()?.unwrap_or(Uuid::max());
     let mut conn = app.db.read(&consistency).await?;
@@ -152,7 +152,7 @@ pub(super) async fn list_webhook_deliveries(
     Path(id): Path<Uuid>,
     Query(filter): Query<DeliveryFilter>,
     Query(page): Query<PageParams>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
 ) -> Result<Response, ApiError> {
     let before = page.position()?.unwrap_or(Uuid::max());
     let mut conn = app.db.read(&consistency).await?;

@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tower::Service;
 
 use super::{
     client_ip::Peer,
@@ -55,7 +55,9 @@ pub(super) async fn serve(
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
         request.extensions_mut().insert(Peer(peer));
-        let (answer, refused) = (router.clone().oneshot(request.map(Body::new)), refused.clone());
+        // Only a body that is one is worth a box.
+        let request = request.map(|body| if has_body { Body::new(body) } else { Body::empty() });
+        let (answer, refused) = (router.clone().call(request), refused.clone());
         async move {
             let response = answer.await?;
             refused.store(has_body && !response.status().is_success(), Ordering::Relaxed);
@@ -67,7 +69,9 @@ pub(super) async fn serve(
         .header_read_timeout(header_timeout)
         .max_buf_size(READ_BUFFER_BYTES)
         .serve_connection(TokioIo::new(Muted::new(stream)), service);
+    // In this order: whatever happens on the connection would look at the other first.
     let ended = tokio::select! {
+        biased;
         ended = &mut connection => ended,
         () = closing.cancelled() => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();

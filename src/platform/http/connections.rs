@@ -52,6 +52,11 @@ impl Counts {
             refused_address: refused.with_label_values(&["address"]),
         })
     }
+
+    /// Connections that are open now.
+    pub(super) fn open(&self) -> i64 {
+        self.open.get()
+    }
 }
 
 /// The connections of one listener: health on a listener of its own must not be refused because

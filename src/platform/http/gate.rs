@@ -5,19 +5,17 @@
 //! Redis, together.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    task::{self, Poll},
 };
 
 use axum::{
     extract::Request,
     response::{IntoResponse, Response},
 };
-use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use ipnet::IpNet;
-use tower::{Layer, Service};
+use tower::{Layer, Service, layer::layer_fn, service_fn};
 
 use super::{
     client_ip::{Peer, client_ip},
@@ -73,62 +71,49 @@ impl Gate {
         let inner = Inner { tokens, sessions, positions, limiter, policies, trusted_proxies };
         Self { inner: Arc::new(inner) }
     }
-}
 
-impl<S> Layer<S> for Gate {
-    type Service = Gated<S>;
-
-    fn layer(&self, inner: S) -> Gated<S> {
-        Gated { gate: self.inner.clone(), inner }
-    }
-}
-
-/// What is behind the gate.
-#[derive(Clone)]
-pub struct Gated<S> {
-    gate: Arc<Inner>,
-    inner: S,
-}
-
-impl<S> Service<Request> for Gated<S>
-where
-    S: Service<Request, Response = Response> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut task::Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        let gate = self.gate.clone();
-        // The one that is ready, as tower wants it.
-        let fresh = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, fresh);
-        Box::pin(async move {
-            let (mut head, body) = request.into_parts();
-            let visitor = Arc::new(gate.receive(&head).await);
-            let response = if visitor.decision.allowed {
-                head.extensions.insert(visitor.clone());
-                inner.call(Request::from_parts(head, body)).await?
-            } else {
-                limits::too_many_requests(&visitor.decision).into_response()
-            };
-            Ok(gate.see_off(&visitor, response).await)
+    /// The layer. Routes are always ready, so nothing is asked of them before the call.
+    pub fn layer<S>(
+        self,
+    ) -> impl Layer<
+        S,
+        Service = impl Service<Request, Response = Response, Error = S::Error, Future: Send>
+                  + Clone
+                  + Send
+                  + Sync,
+    > + Clone
+    where
+        S: Service<Request, Response = Response, Error: Send, Future: Send> + Clone + Send + Sync,
+    {
+        layer_fn(move |inner: S| {
+            let gate = self.inner.clone();
+            // What is large is boxed once, here: layers around it would copy it about.
+            service_fn(move |request| Box::pin(gate.clone().pass(request, inner.clone())))
         })
     }
 }
 
 impl Inner {
-    async fn receive(self: &Arc<Self>, head: &Parts) -> Visitor {
+    async fn pass<S>(self: Arc<Self>, request: Request, mut inner: S) -> Result<Response, S::Error>
+    where
+        S: Service<Request, Response = Response>,
+    {
+        let (mut head, body) = request.into_parts();
+        // Nobody needs it any longer. With it, one more than a request's extensions have room for.
+        let peer = head.extensions.remove::<Peer>();
+        let peer = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let visitor = Arc::new(self.receive(&head, peer).await);
+        let response = if visitor.decision.allowed {
+            head.extensions.insert(visitor.clone());
+            inner.call(Request::from_parts(head, body)).await?
+        } else {
+            limits::too_many_requests(&visitor.decision).into_response()
+        };
+        Ok(self.see_off(&visitor, response).await)
+    }
+
+    async fn receive(self: &Arc<Self>, head: &Parts, peer: IpAddr) -> Visitor {
         let headers = &head.headers;
-        let peer = head
-            .extensions
-            .get::<Peer>()
-            .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
         let ip = client_ip(peer, headers, &self.trusted_proxies);
         let principal = bearer(headers).and_then(|token| self.tokens.verify(token));
         let Policies { default, write } = self.policies;

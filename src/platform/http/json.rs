@@ -1,13 +1,15 @@
-//! JSON bodies in: bounded in size, depth and time, and refused with a pointer to what is wrong.
+//! JSON bodies: those that come in are bounded in size, depth and time, and refused with a pointer
+//! to what is wrong.
 
 use std::time::Duration;
 
 use axum::{
     body::Body,
     extract::{FromRequest, Request},
+    response::Response,
 };
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -50,6 +52,16 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
         let bytes = read(&parts, body).await?;
         parse(&bytes).map(Self)
     }
+}
+
+/// An answer that is JSON already.
+pub fn serialised(body: Bytes) -> Response {
+    // Room for the headers that layers add as well: they would make it grow twice.
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut response = Response::new(Body::from(body));
+    *response.headers_mut() = headers;
+    response
 }
 
 /// The whole body, if it is within the bounds.

@@ -1,15 +1,15 @@
 //! The layer stack, in the order in which a request passes it:
 //!
-//! 1. `observe`: request id and trace, metrics, access log, headers of every response
-//! 2. `protect`: sizes of URI and head, panics, the deadline
+//! 1. `observe`: sizes of URI and head, request id and trace, metrics, access log, headers of every
+//!    response
+//! 2. `protect`: panics, the deadline
 //! 3. CORS, if origins are listed
-//! 4. the router; under `/v1` also the [`super::gate`]
+//! 4. under `/v1` [`super::admission`] and the [`super::gate`]; then the route
 
 use std::{
     convert::Infallible,
     panic::AssertUnwindSafe,
     sync::Arc,
-    task,
     time::{Duration, Instant},
 };
 
@@ -17,11 +17,13 @@ use axum::{
     Router,
     extract::{MatchedPath, Request},
     response::{IntoResponse, Response},
+    routing::Route,
 };
-use futures::{FutureExt, future::BoxFuture};
+use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
 use tokio::{sync::oneshot, time::timeout_at};
-use tower::{Service, layer::layer_fn};
+use tower::{Layer, Service, layer::layer_fn, service_fn, util::option_layer};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
@@ -83,6 +85,13 @@ pub struct Config {
     pub cors_origins: Vec<HeaderValue>,
 }
 
+/// The stack, made once and put around several routers. Cheap to clone.
+#[derive(Clone)]
+pub struct Layers {
+    edge: Arc<Edge>,
+    cors: Option<CorsLayer>,
+}
+
 struct Edge {
     metrics: RouteMetrics,
     tasks: Tasks,
@@ -90,40 +99,43 @@ struct Edge {
     body_timeout: BodyTimeout,
 }
 
-/// Puts the stack around `router`.
-///
-/// # Errors
-/// A metric is registered twice.
-pub fn apply(
-    router: Router,
-    config: &Config,
-    metrics: &Metrics,
-    tasks: &Tasks,
-) -> prometheus::Result<Router> {
-    let edge = Arc::new(Edge {
-        metrics: RouteMetrics::new(metrics)?,
-        tasks: tasks.clone(),
-        request_timeout: config.request_timeout,
-        body_timeout: BodyTimeout(config.body_timeout),
-    });
-    let router = if config.cors_origins.is_empty() {
-        router
-    } else {
-        router.layer(
+impl Layers {
+    /// # Errors
+    /// A metric is registered twice.
+    pub fn new(config: &Config, metrics: &Metrics, tasks: &Tasks) -> prometheus::Result<Self> {
+        let edge = Edge {
+            metrics: RouteMetrics::new(metrics)?,
+            tasks: tasks.clone(),
+            request_timeout: config.request_timeout,
+            body_timeout: BodyTimeout(config.body_timeout),
+        };
+        let cors = (!config.cors_origins.is_empty()).then(|| {
+            let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
             CorsLayer::new()
                 .allow_origin(AllowOrigin::list(config.cors_origins.clone()))
-                .allow_methods([
-                    Method::GET,
-                    Method::POST,
-                    Method::PUT,
-                    Method::PATCH,
-                    Method::DELETE,
-                ])
+                .allow_methods(methods)
                 .allow_headers(AllowHeaders::mirror_request())
-                .expose_headers(EXPOSED),
-        )
-    };
-    Ok(router.layer(layer_fn(move |inner| Observed { edge: edge.clone(), inner })))
+                .expose_headers(EXPOSED)
+        });
+        Ok(Self { edge: Arc::new(edge), cors })
+    }
+
+    /// Puts the stack around `router`, and `inner` between them. All at once, since axum boxes
+    /// every service, and every answer on its way, for each layer that it is given.
+    pub fn around<L>(&self, router: Router, inner: L) -> Router
+    where
+        L: Layer<Route> + Clone + Send + Sync + 'static,
+        L::Service: Service<Request, Response = Response, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        <L::Service as Service<Request>>::Future: Send + 'static,
+    {
+        let edge = self.edge.clone();
+        let observe = layer_fn(move |inner| observed(edge.clone(), inner));
+        router.layer((observe, option_layer(self.cors.clone()), inner))
+    }
 }
 
 /// Health, metrics and the like: polled by machines every few seconds.
@@ -131,90 +143,74 @@ fn is_unlogged(route: &str) -> bool {
     route == "/metrics" || route.starts_with("/health")
 }
 
-/// What is behind the layer. By hand rather than from a function, which would cost each request
-/// three more allocations.
-#[derive(Clone)]
-struct Observed<S> {
+/// What is behind the layer. Routes are always ready, so nothing is asked before the call.
+fn observed<S>(
     edge: Arc<Edge>,
-    inner: S,
+    mut inner: S,
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    service_fn(move |request| edge.clone().observe(request, &mut inner))
 }
 
-impl<S> Service<Request> for Observed<S>
-where
-    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+impl Edge {
+    /// Whatever needs the request is done before the future is made: a request is large, and a
+    /// future would carry it about.
+    fn observe<S>(
+        self: Arc<Self>,
+        mut request: Request,
+        inner: &mut S,
+    ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<S>
+    where
+        S: Service<Request, Response = Response, Error = Infallible>,
+        S::Future: Send + 'static,
+    {
+        let start = Instant::now();
+        let in_flight = self.metrics.start();
+        if !request.body().is_end_stream() {
+            request.extensions_mut().insert(self.body_timeout);
+        }
+        let route = request.extensions().get::<MatchedPath>().cloned();
+        let method = request.method().clone();
+        let context = Arc::new(read_context(request.headers(), start, self.request_timeout));
+        let is_tls = request.headers().get(FORWARDED_PROTO).is_some_and(|proto| proto == "https");
+        let answer = check_size(&request).map(|()| inner.call(request));
+        async move {
+            let route = route.as_ref().map_or(UNKNOWN_ROUTE, MatchedPath::as_str);
+            let span = span(&method, route, &context);
+            let work = protect(&self.tasks, &context, method.is_safe(), answer);
+            let mut response = context.clone().scope(work).instrument(span.clone()).await;
+            drop(in_flight);
 
-    fn poll_ready(
-        &mut self,
-        context: &mut task::Context<'_>,
-    ) -> task::Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
+            let (status, took) = (response.status(), start.elapsed());
+            span.record("status", status.as_u16());
+            self.metrics.record(&method, route, status, took);
+            if !is_unlogged(route) {
+                tracing::info!(
+                    target: "access",
+                    request_id = context.request_id,
+                    method = method.as_str(),
+                    route,
+                    status = status.as_u16(),
+                    duration_ms = took.as_secs_f64() * 1e3,
+                );
+            }
+            let headers = response.headers_mut();
+            headers.insert(REQUEST_ID, super::etag::header_value(&context.request_id));
+            headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+            headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(CONTENT_SECURITY_POLICY);
+            if is_tls {
+                headers.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
+            }
+            if self.tasks.is_draining() {
+                // Sends keep-alive clients elsewhere while this replica still serves.
+                headers.insert(header::CONNECTION, CLOSE);
+            }
+            Ok(response)
+        }
     }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        let edge = self.edge.clone();
-        // The one that is ready, as tower wants it.
-        let fresh = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, fresh);
-        let next = move |request| {
-            let answer = inner.call(request);
-            async move { answer.await.unwrap_or_else(|never| match never {}) }
-        };
-        Box::pin(async move { Ok(observe(edge, request, next).await) })
-    }
-}
-
-async fn observe<F>(
-    edge: Arc<Edge>,
-    mut request: Request,
-    next: impl FnOnce(Request) -> F + Send + 'static,
-) -> Response
-where
-    F: Future<Output = Response> + Send + 'static,
-{
-    let start = Instant::now();
-    request.extensions_mut().insert(edge.body_timeout);
-    let in_flight = edge.metrics.start();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or(UNKNOWN_ROUTE, MatchedPath::as_str);
-    let method = request.method().clone();
-    let context = Arc::new(read_context(request.headers(), start, edge.request_timeout));
-    let is_tls = request.headers().get(FORWARDED_PROTO).is_some_and(|proto| proto == "https");
-    let span = span(&method, route, &context);
-    let work = protect(&edge.tasks, &context, request, next);
-    let work = context.clone().scope(work).instrument(span.clone());
-    let mut response = work.await;
-    drop(in_flight);
-
-    let (status, took) = (response.status(), start.elapsed());
-    span.record("status", status.as_u16());
-    edge.metrics.record(&method, route, status, took);
-    if !is_unlogged(route) {
-        tracing::info!(
-            target: "access",
-            request_id = context.request_id,
-            method = method.as_str(),
-            route,
-            status = status.as_u16(),
-            duration_ms = took.as_secs_f64() * 1e3,
-        );
-    }
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, super::etag::header_value(&context.request_id));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
-    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(CONTENT_SECURITY_POLICY);
-    if is_tls {
-        headers.insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
-    }
-    if edge.tasks.is_draining() {
-        // Sends keep-alive clients elsewhere while this replica still serves.
-        headers.insert(header::CONNECTION, CLOSE);
-    }
-    response
 }
 
 /// For the collector; without one it is none, and costs nothing.
@@ -243,38 +239,46 @@ fn read_context(headers: &HeaderMap, start: Instant, limit: Duration) -> Context
     Context::new(request_id, traceparent, start + limit)
 }
 
-async fn protect<F>(
-    tasks: &Tasks,
-    context: &Arc<Context>,
-    request: Request,
-    next: impl FnOnce(Request) -> F + Send + 'static,
-) -> Response
-where
-    F: Future<Output = Response> + Send + 'static,
-{
+/// # Errors
+/// 414 and 431.
+fn check_size(request: &Request) -> Result<(), ApiError> {
     let uri = request.uri().path_and_query().map_or(0, |uri| uri.as_str().len());
     if uri > MAX_URI_BYTES {
-        return ApiError::new(
+        return Err(ApiError::new(
             StatusCode::URI_TOO_LONG,
             "uri_too_long",
             format!("An address may have {MAX_URI_BYTES} bytes."),
-        )
-        .into_response();
+        ));
     }
     let head = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     if head.sum::<usize>() > MAX_HEAD_BYTES {
-        return ApiError::new(
+        return Err(ApiError::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "headers_too_large",
             format!("The headers may have {MAX_HEAD_BYTES} bytes together."),
-        )
-        .into_response();
+        ));
     }
+    Ok(())
+}
+
+async fn protect<F>(
+    tasks: &Tasks,
+    context: &Arc<Context>,
+    is_safe: bool,
+    answer: Result<F, ApiError>,
+) -> Response
+where
+    F: Future<Output = Result<Response, Infallible>> + Send + 'static,
+{
+    let answer = match answer {
+        Ok(answer) => without_panic(answer),
+        Err(refusal) => return refusal.into_response(),
+    };
     let deadline = context.deadline;
-    let answer = if request.method().is_safe() {
-        timeout_at(deadline.into(), without_panic(next(request))).await
+    let answer = if is_safe {
+        timeout_at(deadline.into(), answer).await
     } else {
-        timeout_at(deadline.into(), to_the_end(tasks, context, next(request))).await
+        timeout_at(deadline.into(), to_the_end(tasks, context, answer)).await
     };
     answer.unwrap_or_else(|_| {
         ApiError::unavailable(
@@ -297,7 +301,7 @@ async fn to_the_end(
     let (sender, receiver) = oneshot::channel();
     let end = context.deadline + OVERTIME;
     let work = async move {
-        if let Ok(response) = timeout_at(end.into(), without_panic(answer)).await {
+        if let Ok(response) = timeout_at(end.into(), answer).await {
             // An error says that the client is gone.
             let _ = sender.send(response);
         }
@@ -307,8 +311,9 @@ async fn to_the_end(
     receiver.await.map_err(gone).unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn without_panic(work: impl Future<Output = Response>) -> Response {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+async fn without_panic(work: impl Future<Output = Result<Response, Infallible>>) -> Response {
+    let done = AssertUnwindSafe(work).catch_unwind().await;
+    done.map(|Ok(response)| response).unwrap_or_else(|panic| {
         let message = panic
             .downcast_ref::<&str>()
             .map(ToString::to_string)

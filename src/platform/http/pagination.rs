@@ -1,14 +1,14 @@
 //! Keyset pagination: a page starts behind the last row of the one before it, so that it costs
 //! the same however far one reads, and nothing is skipped or doubled while rows come and go.
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderValue, Uri, header};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use utoipa::{IntoParams, ToSchema};
 
-use super::error::ApiError;
+use super::{error::ApiError, json::serialised};
 
 const DEFAULT_LIMIT: i64 = 20;
 const MAX_LIMIT: i64 = 100;
@@ -108,12 +108,9 @@ impl<T> Page<T> {
 
 /// A serialised page with its `Link`.
 pub fn respond(body: Bytes, link: Option<String>) -> Response {
-    let mut response = body.into_response();
-    let headers = response.headers_mut();
-    let json = HeaderValue::from_static("application/json");
-    headers.insert(header::CONTENT_TYPE, json);
+    let mut response = serialised(body);
     if let Some(link) = link.and_then(|link| HeaderValue::try_from(link).ok()) {
-        headers.insert(header::LINK, link);
+        response.headers_mut().insert(header::LINK, link);
     }
     response
 }

@@ -6,6 +6,7 @@ use axum::Router;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -47,25 +48,26 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> prometheus::Result<()> {
     let counts = Counts::new(metrics)?;
-    let connections = TaskTracker::new();
+    let acceptors = TaskTracker::new();
     let closing = CancellationToken::new();
     let cutting = CancellationToken::new();
     let accepting = CancellationToken::new();
     for (listener, router) in listeners {
-        let acceptor = Acceptor {
+        let mut acceptor = Acceptor {
             router,
             header_timeout: config.header_timeout,
             open: Arc::new(Connections::new(&config.connections, counts.clone())),
             refusals: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
-            connections: connections.clone(),
+            running: JoinSet::new(),
             closing: closing.clone(),
-            cutting: cutting.clone(),
         };
-        let accepting = accepting.clone();
-        let tracker = connections.clone();
-        tasks.spawn(tracker.track_future(async move {
+        let (accepting, cutting) = (accepting.clone(), cutting.clone());
+        tasks.spawn(acceptors.track_future(async move {
             accepting.run_until_cancelled(acceptor.accept(&listener)).await;
             acceptor.accept_backlog(&listener);
+            drop(listener);
+            cutting.run_until_cancelled(acceptor.finish()).await;
+            acceptor.running.shutdown().await;
         }));
     }
     shutdown.await;
@@ -74,12 +76,12 @@ pub async fn serve(
     sleep(config.drain_delay).await;
     accepting.cancel();
     closing.cancel();
-    connections.close();
-    tracing::info!(connections = connections.len(), "no longer accepting");
-    if timeout(config.drain_cap, connections.wait()).await.is_err() {
-        tracing::warn!(connections = connections.len(), "drain cap reached: cutting them off");
+    acceptors.close();
+    tracing::info!(connections = counts.open(), "no longer accepting");
+    if timeout(config.drain_cap, acceptors.wait()).await.is_err() {
+        tracing::warn!(connections = counts.open(), "drain cap reached: cutting them off");
         cutting.cancel();
-        connections.wait().await;
+        acceptors.wait().await;
     }
     Ok(())
 }
@@ -89,17 +91,22 @@ struct Acceptor {
     header_timeout: Duration,
     open: Arc<Connections>,
     refusals: Arc<Semaphore>,
-    connections: TaskTracker,
+    /// Connections. As a set they can be cut off, which costs them nothing while they last: a
+    /// token would be looked at with every byte that comes.
+    running: JoinSet<()>,
     /// Idle connections end at once, busy ones after their request.
     closing: CancellationToken,
-    /// Whatever is left ends where it stands.
-    cutting: CancellationToken,
 }
 
 impl Acceptor {
-    async fn accept(&self, listener: &TcpListener) {
+    async fn accept(&mut self, listener: &TcpListener) {
         loop {
-            match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                // One that has ended is let go of.
+                Some(_) = self.running.join_next() => continue,
+            };
+            match accepted {
                 Ok((stream, peer)) => self.spawn(stream, peer),
                 Err(error) => {
                     // Out of descriptors or memory: not a reason to end, nor to spin.
@@ -112,17 +119,17 @@ impl Acceptor {
 
     /// Takes the connections that the kernel has completed but nobody accepted yet: closing the
     /// listener would reset them, with requests on their way.
-    fn accept_backlog(&self, listener: &TcpListener) {
+    fn accept_backlog(&mut self, listener: &TcpListener) {
         use futures::FutureExt;
         while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
             self.spawn(stream, peer);
         }
     }
 
-    fn spawn(&self, stream: TcpStream, peer: SocketAddr) {
+    fn spawn(&mut self, stream: TcpStream, peer: SocketAddr) {
         let Some(open) = self.open.open(peer.ip()) else {
             if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
-                self.track(async move {
+                self.running.spawn(async move {
                     connection::refuse(stream).await;
                     drop(permit);
                 });
@@ -136,18 +143,14 @@ impl Acceptor {
             self.header_timeout,
             self.closing.clone(),
         );
-        self.track(async move {
+        self.running.spawn(async move {
             connection.await;
             drop(open);
         });
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "connections have a tracker of their own: they end before the tasks do"
-    )]
-    fn track(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let connection = self.cutting.clone().run_until_cancelled_owned(connection);
-        tokio::spawn(self.connections.track_future(connection));
+    /// Waits for what is left.
+    async fn finish(&mut self) {
+        while self.running.join_next().await.is_some() {}
     }
 }

@@ -1,4 +1,10 @@
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
 use http::HeaderValue;
+use reqwest::dns::{Addrs, Name, Resolving};
 use time::macros::datetime;
 
 use super::*;
@@ -77,4 +83,36 @@ fn a_wait_is_given_in_seconds_or_as_a_date() {
     assert_eq!(parse("Fri, 20 Nov 2026 08:01:00 GMT"), Some(Duration::ZERO));
     assert_eq!(parse("soon"), None);
     assert_eq!(parse("-1"), None);
+}
+
+/// Answers one after the other, as a name does that rebinds.
+struct Rebinding(Vec<Vec<SocketAddr>>, AtomicUsize);
+
+impl Resolve for Rebinding {
+    fn resolve(&self, _: Name) -> Resolving {
+        let turn = self.1.fetch_add(1, Ordering::Relaxed);
+        let answer = self.0[turn].clone();
+        Box::pin(async move { Ok(Box::new(answer.into_iter()) as Addrs) })
+    }
+}
+
+#[tokio::test]
+async fn of_what_a_name_resolves_to_only_the_internet_is_left() {
+    let address = |text: &str| SocketAddr::new(text.parse().unwrap(), 0);
+    let good = address("1.1.1.1");
+    let answers = vec![
+        vec![good],
+        vec![address("127.0.0.1")],
+        vec![address("::1"), address("10.0.0.1"), good, address("::ffff:127.0.0.1")],
+        vec![],
+    ];
+    let resolver = GlobalOnly(Arc::new(Rebinding(answers, AtomicUsize::new(0))));
+    let resolve = async || {
+        let found = resolver.resolve("rebinding.test".parse().unwrap()).await;
+        found.map(Iterator::collect::<Vec<_>>).map_err(|error| *error.downcast().unwrap())
+    };
+    assert_eq!(resolve().await, Ok(vec![good]));
+    assert_eq!(resolve().await, Err(Refusal::NotGlobal));
+    assert_eq!(resolve().await, Ok(vec![good]));
+    assert_eq!(resolve().await, Err(Refusal::NotGlobal));
 }

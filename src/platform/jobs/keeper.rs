@@ -107,22 +107,21 @@ impl Keeper {
                         tracing::warn!(%error, "cannot renew the leases of jobs");
                     }
                 }
-                count = self.outcomes.recv_many(&mut batch, BATCH) => {
+                count = self.outcomes.recv_many(&mut batch, BATCH), if batch.is_empty() => {
                     if count == 0 {
                         return;
                     }
                 }
+                // What could not be recorded is not lost while its lease is renewed.
+                () = sleep(RETRY), if !batch.is_empty() => {}
             }
             if batch.is_empty() {
                 continue;
             }
-            // An outcome that could not be recorded is not lost while its lease lasts: renewals
-            // go on between the attempts.
             match self.record(&batch).await {
                 Ok(()) => batch.clear(),
                 Err(error) => {
                     tracing::warn!(%error, jobs = batch.len(), "cannot record outcomes of jobs");
-                    sleep(RETRY).await;
                 }
             }
         }

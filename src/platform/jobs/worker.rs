@@ -42,10 +42,16 @@ const CLAIM: usize = 100;
 const GATHER: Duration = Duration::from_millis(2);
 
 /// Between two attempts to reach a database that is away.
-const RETRY: Duration = Duration::from_millis(250);
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How long the end of a worker waits for a database that is away.
+const RECORD_WAIT: Duration = Duration::from_secs(5);
 
 /// A kind of job that this build does not know is left to a newer one.
 const UNKNOWN_KIND_DELAY: Duration = Duration::from_secs(10);
+
+/// Characters of an error that are kept with its job.
+const ERROR_LENGTH: usize = 2_000;
 
 /// Without a successful poll for this long a worker counts as dead.
 const POLL_AGE_LIMIT: Duration = Duration::from_secs(60);
@@ -77,6 +83,16 @@ pub(super) struct Shared<S> {
     giving_up: CancellationToken,
     measures: Measures,
     pulse: Pulse,
+}
+
+/// What is to be begun after a claim, as far as one can tell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// Perhaps jobs, but only once a slot is free.
+    NoSlots,
+    /// Perhaps jobs, and slots for them.
+    AndSlots,
 }
 
 /// When a worker last polled with success. Cheap to clone.
@@ -153,13 +169,23 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         let kept = TaskTracker::new();
         tasks.spawn(kept.track_future(keeper.run()));
         tracing::info!(worker = shared.name, "working");
-        tokio::select! {
-            () = shutdown => {}
-            () = shared.dispatch(tasks) => {}
-            () = relay.run(&shared.told) => {}
-            () = wake::hear(&shared.redis, &shared.told) => {}
-            () = tend::run(&shared) => {}
-        }
+        let stop = CancellationToken::new();
+        let others = async {
+            tokio::join!(
+                relay.run(&shared.told),
+                wake::hear(&shared.redis, &shared.told),
+                tend::run(&shared),
+            )
+        };
+        tokio::join!(
+            async {
+                shutdown.await;
+                stop.cancel();
+            },
+            // Ends by itself: a claim that is on its way must not be left without its jobs begun.
+            shared.dispatch(tasks, &stop),
+            stop.run_until_cancelled(others),
+        );
         tracing::info!(jobs = shared.running.len(), "no longer claiming jobs");
         shared.running.close();
         if timeout(drain_cap, shared.running.wait()).await.is_err() {
@@ -170,28 +196,31 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         // The last sender: the keeper records what is left, then ends.
         drop(shared);
         kept.close();
-        kept.wait().await;
+        if timeout(RECORD_WAIT, kept.wait()).await.is_err() {
+            tracing::warn!("outcomes of jobs are not recorded: their leases will run out");
+        }
     }
 }
 
 impl<S: Clone + Send + Sync + 'static> Shared<S> {
-    /// Runs until it is dropped.
-    async fn dispatch(self: &Arc<Self>, tasks: &Tasks) {
+    /// Claims jobs until `stop` is cancelled.
+    async fn dispatch(self: &Arc<Self>, tasks: &Tasks, stop: &CancellationToken) {
         let (mut here, mut elsewhere) = (self.db.bell().listen(), self.told.listen());
-        loop {
-            let is_more_likely = match self.claim(tasks).await {
-                Ok(is_more_likely) => is_more_likely,
+        while !stop.is_cancelled() {
+            let left = match self.claim(tasks).await {
+                Ok(left) => left,
                 Err(error) => {
                     tracing::warn!(%error, "cannot ask for jobs");
-                    sleep(RETRY).await;
+                    stop.run_until_cancelled(sleep(RETRY)).await;
                     continue;
                 }
             };
-            if is_more_likely && self.slots.iter().all(|(_, free)| free.available_permits() > 0) {
+            if left == Left::AndSlots {
                 continue;
             }
             tokio::select! {
-                () = self.freed.notified(), if is_more_likely => sleep(GATHER).await,
+                () = stop.cancelled() => {}
+                () = self.freed.notified(), if left == Left::NoSlots => sleep(GATHER).await,
                 () = here.rung() => {}
                 () = elsewhere.rung() => {}
                 () = sleep(self.config.poll) => {}
@@ -199,13 +228,13 @@ impl<S: Clone + Send + Sync + 'static> Shared<S> {
         }
     }
 
-    /// Begins as many jobs as there are slots: whether some queue may have more of them.
-    async fn claim(self: &Arc<Self>, tasks: &Tasks) -> Result<bool, db::Error> {
+    /// Begins as many jobs as there are slots: what may be left to begin.
+    async fn claim(self: &Arc<Self>, tasks: &Tasks) -> Result<Left, db::Error> {
         let queues: Vec<&str> = self.slots.iter().map(|(queue, _)| queue.name).collect();
         let slots: Vec<i32> =
             self.slots.iter().map(|(_, free)| free.available_permits().min(CLAIM) as i32).collect();
         if slots.iter().all(|slots| *slots == 0) {
-            return Ok(true);
+            return Ok(Left::NoSlots);
         }
         let mut conn = self.db.primary().await?;
         let lease = self.config.lease;
@@ -223,7 +252,15 @@ impl<S: Clone + Send + Sync + 'static> Shared<S> {
             let run = self.clone().run(job, lost, permit);
             tasks.spawn(self.running.track_future(run));
         }
-        Ok(counts.iter().zip(&slots).any(|(count, slots)| count == slots))
+        // A queue that gave less than it was asked for is empty.
+        let full = || (0..slots.len()).filter(|at| counts[*at] == slots[*at]);
+        Ok(if full().any(|at| self.slots[at].1.available_permits() > 0) {
+            Left::AndSlots
+        } else if full().next().is_some() {
+            Left::NoSlots
+        } else {
+            Left::Nothing
+        })
     }
 
     async fn run(
@@ -265,6 +302,7 @@ impl<S: Clone + Send + Sync + 'static> Shared<S> {
         let labels = [&*queue, &*kind, outcome];
         let seconds = self.measures.job_seconds.with_label_values(&labels);
         seconds.observe(start.elapsed().as_secs_f64());
+        let error = error.as_deref().map(presentable);
         let _ = self.outcomes.send(Outcome { id, fence, next, error }).await;
         drop(permit);
         self.freed.notify_one();
@@ -294,6 +332,11 @@ impl<S: Clone + Send + Sync + 'static> Shared<S> {
     pub(super) fn parts(&self) -> (&Db, &Registry<S>, &Config, &Measures) {
         (&self.db, &self.registry, &self.config, &self.measures)
     }
+}
+
+/// What Postgres takes as text, and a person reads to its end.
+fn presentable(error: &str) -> String {
+    error.chars().filter(|character| *character != '\0').take(ERROR_LENGTH).collect()
 }
 
 /// Unique, and tells a person where to look.

@@ -23,8 +23,9 @@ impl Script {
 
     /// A call that touches `keys`, which share a slot.
     pub fn call(&self, keys: &[&str]) -> Call<'_> {
-        let mut command = cmd("EVALSHA");
-        command.arg(&self.digest).arg(keys.len()).arg(keys);
+        // With room for the arguments: commands are made for every request.
+        let mut command = Cmd::with_capacity(12, 256);
+        command.arg("EVALSHA").arg(&self.digest).arg(keys.len()).arg(keys);
         Call { script: self, command }
     }
 }

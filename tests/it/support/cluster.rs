@@ -6,6 +6,7 @@ use lab::{
     api::{Api, Shoal},
     nginx::Nginx,
     ports::Port,
+    process::Process,
     site::Site,
 };
 
@@ -19,6 +20,7 @@ pub struct Cluster {
     pub replicas: Vec<Api>,
     _nginx: Nginx,
     shoal: Shoal,
+    site: Site,
 }
 
 impl Cluster {
@@ -49,12 +51,19 @@ impl Cluster {
         let upstreams: Vec<SocketAddr> = replicas.iter().map(address).collect();
         let nginx = Nginx::start(&site, "nginx", Port::free().unwrap(), &upstreams).unwrap();
         let client = Client::new(vec![SocketAddr::from(([127, 0, 0, 1], nginx.port()))]);
-        Self { database, client, replicas, _nginx: nginx, shoal }
+        Self { database, client, replicas, _nginx: nginx, shoal, site }
     }
 
     /// A client that goes past nginx to one replica.
     pub fn only(&self, replica: usize) -> Client {
         self.client.with_addresses(vec![address(&self.replicas[replica])])
+    }
+
+    /// Starts `shoal worker`. It is stopped when this is dropped.
+    pub fn worker(&self, name: &str) -> Process {
+        let shoal = self.shoal.clone().with_setting("HOST", "127.0.0.1");
+        let shoal = shoal.with_setting("PORT", "0").with_setting("SHOAL_JOB_POLL_MS", "100");
+        Process::start(shoal.launch(&self.site, name).arg("worker")).unwrap()
     }
 
     /// A new administrator, logged in.

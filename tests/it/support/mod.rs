@@ -6,6 +6,7 @@ mod cluster;
 mod database;
 mod fleet;
 mod raw;
+mod receiver;
 
 pub use self::{
     client::{Client, PASSWORD, Reply, order},
@@ -13,6 +14,7 @@ pub use self::{
     database::Database,
     fleet::{Fleet, Replica, ask_redis, environment, own_redis},
     raw::HANG,
+    receiver::{Answer, Received, Receiver},
 };
 
 use lab::{

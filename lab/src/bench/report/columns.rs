@@ -16,10 +16,10 @@ pub(super) struct Column {
 /// All that have something to tell.
 pub(super) fn columns(table: &Table) -> Vec<Column> {
     let service = table.row(Kind::Service);
-    let p50 = |row: &Row| row.best()?.p50_us.map(time);
-    let p99 = |row: &Row| row.best()?.p99_us.map(time);
+    let p50 = |row: &Row| row.typical()?.p50_us.map(time);
+    let p99 = |row: &Row| row.typical()?.p99_us.map(time);
     let hits = |row: &Row| {
-        let rate = row.best()?.hit_rate?;
+        let rate = row.typical()?.hit_rate?;
         Some(format!("{:.1} %", rate * 100.0))
     };
     let all = [
@@ -29,7 +29,8 @@ pub(super) fn columns(table: &Table) -> Vec<Column> {
         column(table, "CPU/req", |row| row.cpu_us().map(time)),
         column(table, "shoal has", |row| ratio(row, service?)),
         column(table, "cache hits", hits),
-        column(table, "round trips", |row| row.best()?.round_trips.map(number)),
+        column(table, "round trips", |row| row.typical()?.round_trips.map(number)),
+        column(table, "of the order", |row| row.typical()?.statements.map(number)),
         column(table, "errors", errors),
     ];
     all.into_iter().flatten().collect()

@@ -56,7 +56,7 @@ pub(super) fn warnings(report: &Report) -> Vec<String> {
             grouped(row.errors() as i64)
         ));
     }
-    let disturbed = rows().filter_map(|(_, row)| row.best()?.disturbed).fold(0.0, f64::max);
+    let disturbed = rows().filter_map(|(_, row)| row.typical()?.disturbed).fold(0.0, f64::max);
     if disturbed > WORTH_TELLING {
         warnings.push(format!(
             "Something else took up to {:.0} % of the measured core. On a quiet machine all figures are better, and requests per second much better; ratios change least.",
@@ -97,6 +97,7 @@ pub(super) fn bound(target: &Target) -> String {
     match target.bound {
         Bound::AtMost(bound) => format!("≤ {}", with_unit(bound, target.unit)),
         Bound::AtLeast(bound) => format!("≥ {}", with_unit(bound, target.unit)),
+        Bound::ToKnow => NOT_MEASURED.to_owned(),
     }
 }
 
