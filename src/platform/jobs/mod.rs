@@ -25,6 +25,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 pub use self::{
+    backoff::jittered,
     lease::Lease,
     registry::Registry,
     schedules::Schedule,
