@@ -145,6 +145,12 @@ pub async fn work(
 }
 
 fn worker(app: &AppState, config: &Config) -> anyhow::Result<Worker<AppState>> {
+    if app.payments.is_none() {
+        tracing::info!("SHOAL_PAYMENTS_URL is not set: orders stay pending");
+    }
+    if app.mail.is_none() {
+        tracing::info!("SHOAL_SMTP_URL is not set: no mail is sent");
+    }
     let stores = (app.db.clone(), app.redis.clone());
     Ok(Worker::new(app.clone(), stores, domain::work(), config.jobs.clone(), &app.metrics)?)
 }

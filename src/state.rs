@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use prometheus::Histogram;
 
 use crate::{
-    config::{Config, Limits},
+    config::{Config, Limits, Orders},
     platform::{
         breaker::Breakers,
         cache::{Cache, Caches},
@@ -14,15 +14,19 @@ use crate::{
         health::Health,
         idempotency::Idempotency,
         jobs::wake,
+        locks::Locks,
+        mail::Mailer,
         metrics::Metrics,
         passwords::Passwords,
         rate_limit::RateLimiter,
         redis::Redis,
+        remote_api::RemoteApi,
         sessions::Sessions,
         shutdown::Tasks,
         storage::Storage,
         streams::Streams,
         tokens::Tokens,
+        upkeep::Upkeep,
     },
 };
 
@@ -48,12 +52,19 @@ pub struct App {
     /// Fleet-wide rate limits, and the policies they apply.
     pub limiter: RateLimiter,
     pub limits: Limits,
+    /// Keeps the platform's tables in order.
+    pub upkeep: Upkeep,
+    pub orders: Orders,
     /// How far each user's writes have got.
     pub positions: Positions,
     /// Serialised products by id.
     pub product_cache: Cache,
     /// Serialised pages of the catalogue by query.
     pub catalogue_cache: Cache,
+    /// The payment provider, if there is one.
+    pub payments: Option<RemoteApi>,
+    /// The way to the mail server, if there is one.
+    pub mail: Option<Mailer>,
     /// Whether this replica should get requests.
     pub health: Health,
     /// Live streams of events.
@@ -79,6 +90,10 @@ impl App {
         let storage = Storage::new(&config.storage).await;
         let caches = Caches::new(&config.cache, redis.clone(), db.clone(), &metrics, &tasks)?;
         let tokens = Tokens::new(&config.tokens)?;
+        let payments = config.payments.as_ref();
+        let payments = payments.map(|config| RemoteApi::new(config, breakers.named("payments")));
+        let mail = config.mail.as_ref();
+        let mail = mail.map(|config| Mailer::new(config, breakers.named("smtp")));
         let positions = Positions::new(redis.clone(), &config.tokens.secrets(), &tasks);
         Ok(Arc::new(Self {
             idempotency: Idempotency::new(db.clone(), &metrics)?,
@@ -88,8 +103,12 @@ impl App {
             passwords: Passwords::new(&config.passwords)?,
             limiter: RateLimiter::new(redis.clone(), config.limits.local_share, &metrics)?,
             limits: config.limits.clone(),
+            upkeep: Upkeep::new(db.clone(), Locks::new(redis.clone()), config.upkeep.clone()),
+            orders: config.orders.clone(),
             product_cache: product_cache(&caches),
             catalogue_cache: catalogue_cache(&caches),
+            payments: payments.transpose()?,
+            mail: mail.transpose()?,
             health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),
             streams: Streams::new(&config.streams, &metrics)?,
             reports_lag: metrics.seconds(

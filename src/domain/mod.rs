@@ -7,8 +7,10 @@
 //! A resource uses another only through its `mod.rs`, and only one that stands above it in
 //! [`routes`]; the other direction goes by event.
 
+pub mod admin;
 pub mod auth;
 pub mod orders;
+pub mod payments;
 pub mod products;
 pub mod reports;
 pub mod users;
@@ -37,12 +39,19 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(auth::routes())
         .merge(products::routes())
         .merge(orders::routes())
+        .merge(payments::routes())
         .merge(reports::routes())
+        .merge(admin::routes())
 }
 
 /// The jobs of every resource, the events that cause them, and the schedules.
 pub fn work() -> Registry<AppState> {
-    Registry::new().merge(reports::work())
+    Registry::new()
+        .merge(users::work())
+        .merge(orders::work())
+        .merge(payments::work())
+        .merge(reports::work())
+        .merge(admin::work())
 }
 
 /// Who goes first while there is more to do than can be done in time.

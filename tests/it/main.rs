@@ -12,6 +12,7 @@
 
 mod support;
 
+mod admin;
 mod auth;
 mod cache;
 mod catalogue;
@@ -23,7 +24,12 @@ mod failure;
 mod faults;
 mod hostile;
 mod idempotency;
+mod job_plans;
+mod job_processes;
+mod jobs;
 mod limits;
+mod locks;
+mod mail;
 mod matrix;
 mod matrix_api;
 mod matrix_own_writes;
@@ -32,6 +38,7 @@ mod matrix_redis;
 mod operations;
 mod orders;
 mod overload;
+mod payments;
 mod plans;
 mod pool;
 mod products;
@@ -45,4 +52,5 @@ mod sessions;
 mod shutdown;
 mod streams;
 mod tidy;
+mod upkeep;
 mod users;

@@ -1,10 +1,15 @@
 //! Every setting: its name, default and meaning, and the part of the platform that it configures.
 
 mod http;
+mod partners;
 mod stores;
 mod work;
 
-use self::{stores::declare_storage, work::declare_streams};
+use self::{
+    partners::{declare_mail, declare_payments},
+    stores::declare_storage,
+    work::{declare_months_kept, declare_orders, declare_streams},
+};
 pub(super) use self::{
     stores::{declare_cache, declare_database, declare_direct_url, declare_redis},
     work::declare_jobs,
@@ -16,7 +21,7 @@ use crate::platform::{
     rate_limit::parse_policy,
     sessions,
     telemetry::{self, LogFormat},
-    tokens,
+    tokens, upkeep,
 };
 
 impl Config {
@@ -27,7 +32,11 @@ impl Config {
         let cache = declare_cache(env);
         let storage = declare_storage(env);
         let jobs = declare_jobs(env);
+        let months_kept = declare_months_kept(env);
+        let orders = declare_orders(env);
         let streams = declare_streams(env);
+        let payments = declare_payments(env);
+        let mail = declare_mail(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
             "SHOAL_SESSION_IDLE_SECS",
@@ -47,15 +56,19 @@ impl Config {
             positive,
         );
         let limits = Limits::declare(env);
-        let tokens = tokens?;
+        let (tokens, jobs) = (tokens?, jobs?);
         Some(Self {
             http: http?,
             database: database?,
             redis: redis?,
             cache: cache?,
             storage: storage?,
-            jobs: jobs?,
+            upkeep: upkeep::Config { job_retention: jobs.retention, months_kept: months_kept? },
+            jobs,
+            orders: orders?,
             streams: streams?,
+            payments: payments?,
+            mail: mail?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
                 absolute_lifetime: absolute?,

@@ -4,6 +4,7 @@
 //! are written by one transaction (`service::place`).
 
 mod handlers;
+mod jobs;
 mod model;
 mod queries;
 mod service;
@@ -13,8 +14,11 @@ mod verify;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(super) use self::jobs::work;
 pub use self::{
-    service::{advance, mark_paid},
+    model::Bill,
+    queries::find_unpaid,
+    service::{advance, mark_paid, settle},
     status::Status,
     verify::{Verified, verify},
 };

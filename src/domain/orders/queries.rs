@@ -1,10 +1,12 @@
 //! Statements on `orders` and `order_items`.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    model::{NewOrder, Order, OrderItem},
+    model::{Bill, NewOrder, Order, OrderItem},
     status::Status,
 };
 use crate::platform::{
@@ -145,6 +147,42 @@ pub(super) async fn find_for_update(
     .fetch_all(conn)
     .await?;
     Ok(collect(lines).pop())
+}
+
+/// Locks orders that wait for a payment and are older than `term`, oldest first, until the
+/// transaction ends; those that somebody else has locked are left out. Whoever begins to charge an
+/// order locks it as well, and has to see to it that this passes over it from then on.
+pub(super) async fn lock_overdue(
+    conn: &mut Conn,
+    term: Duration,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    // The id begins with the time, so `status, id` is the index that has them in order.
+    sqlx::query_scalar!(
+        "select id from orders
+         where status = 'pending' and id < uuid_at(now() - make_interval(secs => $1))
+         order by id limit $2 for no key update skip locked",
+        term.as_secs_f64(),
+        limit,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// What is to be paid for an order, if it waits for that; and nobody changes that before the
+/// transaction ends.
+///
+/// # Errors
+/// The database refused.
+pub async fn find_unpaid(conn: &mut Conn, id: Uuid) -> Result<Option<Bill>, sqlx::Error> {
+    sqlx::query_as!(
+        Bill,
+        "select id as order_id, customer_id, total_amount as amount, currency from orders
+         where id = $1 and status = 'pending' for share",
+        id,
+    )
+    .fetch_optional(conn)
+    .await
 }
 
 /// Moves an order on: what is now of it.

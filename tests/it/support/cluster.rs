@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path};
 
 use lab::{
-    api::{Api, Shoal},
+    api::{Api, Shoal, Worker},
     nginx::Nginx,
     ports::Port,
     site::Site,
@@ -18,6 +18,7 @@ pub struct Cluster {
     pub client: Client,
     pub replicas: Vec<Api>,
     _nginx: Nginx,
+    site: Site,
     shoal: Shoal,
 }
 
@@ -49,7 +50,7 @@ impl Cluster {
         let upstreams: Vec<SocketAddr> = replicas.iter().map(address).collect();
         let nginx = Nginx::start(&site, "nginx", Port::free().unwrap(), &upstreams).unwrap();
         let client = Client::new(vec![SocketAddr::from(([127, 0, 0, 1], nginx.port()))]);
-        Self { database, client, replicas, _nginx: nginx, shoal }
+        Self { database, client, replicas, _nginx: nginx, site, shoal }
     }
 
     pub fn address(&self, replica: usize) -> SocketAddr {
@@ -59,6 +60,11 @@ impl Cluster {
     /// A client that goes past nginx to one replica.
     pub fn only(&self, replica: usize) -> Client {
         self.client.with_addresses(vec![address(&self.replicas[replica])])
+    }
+
+    /// Another worker.
+    pub fn worker(&self, name: &str) -> Worker {
+        Worker::start(&self.site, name, Port::free().unwrap(), &self.shoal).unwrap()
     }
 
     /// A new administrator, logged in.

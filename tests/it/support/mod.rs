@@ -3,7 +3,9 @@
 
 mod client;
 mod cluster;
+pub mod crew;
 mod database;
+pub mod errands;
 mod fleet;
 mod live;
 mod raw;
@@ -11,6 +13,7 @@ mod raw;
 pub use self::{
     client::{Client, PASSWORD, Reply, order},
     cluster::Cluster,
+    crew::Crew,
     database::Database,
     fleet::{Fleet, Replica, ask_redis, environment, own_redis},
     live::{Block, Live},

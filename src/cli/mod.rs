@@ -1,4 +1,6 @@
-//! The subcommands, one function each.
+//! The subcommands, one function each, or a file where there are many.
+
+mod jobs;
 
 use std::{
     io::{BufRead, Write},
@@ -57,6 +59,8 @@ enum Command {
     /// Signing keys of access tokens
     #[command(subcommand)]
     Keys(Keys),
+    /// Work outside of requests: what waits, what died, and what to do about it
+    Jobs(jobs::Jobs),
     /// Administrators
     #[command(subcommand)]
     Admin(Admin),
@@ -135,14 +139,16 @@ impl Cli {
     /// For the person who called: what went wrong, and what to do.
     pub async fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Serve { with_worker: false } => serve(Role::Api).await,
-            Command::Serve { with_worker: true } => serve(Role::ApiAndWorker).await,
-            Command::Worker => work().await,
+            // Boxed, for they hold the whole configuration.
+            Command::Serve { with_worker: false } => Box::pin(serve(Role::Api)).await,
+            Command::Serve { with_worker: true } => Box::pin(serve(Role::ApiAndWorker)).await,
+            Command::Worker => Box::pin(work()).await,
             Command::Migrate => migrate().await,
             Command::Openapi => print(&format!("{}\n", app::openapi().to_pretty_json()?)),
             Command::Healthcheck { url } => healthcheck(&url).await,
             Command::Env => print(&config::example()),
             Command::Keys(Keys::Generate) => print(&tokens::generate_key()?),
+            Command::Jobs(jobs) => jobs.run().await,
             Command::Admin(Admin::Create { email, name }) => create_admin(email, name).await,
             Command::Import(Import::Products { file }) => import_products(file).await,
             Command::Events(Events::Verify) => verify_events().await,
