@@ -2,9 +2,10 @@
 
 use axum::{
     Json,
-    extract::{OriginalUri, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
+use http::Uri;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -58,7 +59,7 @@ pub(super) async fn list_dead_jobs(
     _: Admin,
     Query(filter): Query<DeadFilter>,
     Query(page): Query<PageParams>,
-    OriginalUri(uri): OriginalUri,
+    uri: Uri,
 ) -> Result<Response, ApiError> {
     let before = page.position()?.unwrap_or(Uuid::max());
     // What is done about them is decided by what is seen here: never by a replica.
