@@ -8,6 +8,7 @@
 //! Reading order: this file, `registry.rs`, `worker.rs`, `lease.rs`, `keeper.rs`, `queries.rs`.
 
 mod backoff;
+mod batch;
 mod keeper;
 mod lease;
 mod measures;
@@ -25,6 +26,7 @@ use uuid::Uuid;
 
 pub use self::{
     backoff::jittered,
+    batch::{Ask, Batch},
     lease::Lease,
     registry::Registry,
     schedules::Schedule,
