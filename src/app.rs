@@ -145,6 +145,12 @@ pub async fn work(
 }
 
 fn worker(app: &AppState, config: &Config) -> anyhow::Result<Worker<AppState>> {
+    if app.payments.is_none() {
+        tracing::info!("SHOAL_PAYMENTS_URL is not set: orders stay pending");
+    }
+    if app.mail.is_none() {
+        tracing::info!("SHOAL_SMTP_URL is not set: no mail is sent");
+    }
     let stores = (app.db.clone(), app.redis.clone());
     Ok(Worker::new(app.clone(), stores, domain::work(), config.jobs.clone(), &app.metrics)?)
 }
@@ -181,6 +187,7 @@ pub async fn run(
     let mut served = vec![(listeners.0, routers.main)];
     served.extend(listeners.1.zip(routers.ops));
     app.tasks.spawn(app.health.clone().start());
+    app.streams.start(app.db.local_events(), &app.redis, &app.sessions, &app.tasks);
     let serve = server::serve(served, &http.server, &app.metrics, &app.tasks, shutdown);
     let (served, ()) = tokio::join!(serve, work);
     served?;

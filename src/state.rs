@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use prometheus::Histogram;
+
 use crate::{
-    config::{Config, Limits},
+    config::{Config, Limits, Orders},
     platform::{
         breaker::Breakers,
         cache::{Cache, Caches},
@@ -13,14 +15,19 @@ use crate::{
         http_client::SystemResolver,
         idempotency::Idempotency,
         jobs::wake,
+        locks::Locks,
+        mail::Mailer,
         metrics::Metrics,
         passwords::Passwords,
         rate_limit::RateLimiter,
         redis::Redis,
+        remote_api::RemoteApi,
         sessions::Sessions,
         shutdown::Tasks,
         storage::Storage,
+        streams::Streams,
         tokens::Tokens,
+        upkeep::Upkeep,
         webhooks::Webhooks,
     },
 };
@@ -47,16 +54,27 @@ pub struct App {
     /// Fleet-wide rate limits, and the policies they apply.
     pub limiter: RateLimiter,
     pub limits: Limits,
+    /// Keeps the platform's tables in order.
+    pub upkeep: Upkeep,
+    pub orders: Orders,
     /// How far each user's writes have got.
     pub positions: Positions,
     /// Serialised products by id.
     pub product_cache: Cache,
     /// Serialised pages of the catalogue by query.
     pub catalogue_cache: Cache,
+    /// The payment provider, if there is one.
+    pub payments: Option<RemoteApi>,
+    /// The way to the mail server, if there is one.
+    pub mail: Option<Mailer>,
     /// Sends signed messages to whoever asked for them.
     pub webhooks: Webhooks,
     /// Whether this replica should get requests.
     pub health: Health,
+    /// Live streams of events.
+    pub streams: Streams,
+    /// How old events are when the reports show them.
+    pub reports_lag: Histogram,
     pub metrics: Metrics,
     /// Background tasks, and the word that it is time to end.
     pub tasks: Tasks,
@@ -76,6 +94,10 @@ impl App {
         let storage = Storage::new(&config.storage).await;
         let caches = Caches::new(&config.cache, redis.clone(), db.clone(), &metrics, &tasks)?;
         let tokens = Tokens::new(&config.tokens)?;
+        let payments = config.payments.as_ref();
+        let payments = payments.map(|config| RemoteApi::new(config, breakers.named("payments")));
+        let mail = config.mail.as_ref();
+        let mail = mail.map(|config| Mailer::new(config, breakers.named("smtp")));
         let positions = Positions::new(redis.clone(), &config.tokens.secrets(), &tasks);
         Ok(Arc::new(Self {
             idempotency: Idempotency::new(db.clone(), &metrics)?,
@@ -85,10 +107,19 @@ impl App {
             passwords: Passwords::new(&config.passwords)?,
             limiter: RateLimiter::new(redis.clone(), config.limits.local_share, &metrics)?,
             limits: config.limits.clone(),
+            upkeep: Upkeep::new(db.clone(), Locks::new(redis.clone()), config.upkeep.clone()),
+            orders: config.orders.clone(),
             product_cache: product_cache(&caches),
             catalogue_cache: catalogue_cache(&caches),
+            payments: payments.transpose()?,
+            mail: mail.transpose()?,
             webhooks: Webhooks::new(config.webhooks, Arc::new(SystemResolver), &metrics)?,
             health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),
+            streams: Streams::new(&config.streams, &metrics)?,
+            reports_lag: metrics.seconds(
+                "reports_lag_seconds",
+                "Time from an event of an order to its being in the reports.",
+            )?,
             redis,
             db,
             metrics,

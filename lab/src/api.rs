@@ -1,4 +1,4 @@
-//! Replicas of the API, and the service's other commands.
+//! Replicas of the API, workers, and the service's other commands.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -89,26 +89,7 @@ pub struct Api {
 impl Api {
     /// Starts `shoal serve`.
     pub fn start(site: &Site, name: &str, port: Port, shoal: &Shoal) -> Result<Self> {
-        let own = [
-            ("HOST", "127.0.0.1"),
-            ("PORT", &port.number().to_string()),
-            ("TRUSTED_PROXIES", "127.0.0.1/32"),
-            ("SHOAL_LOG_FORMAT", "json"),
-            ("RUST_LOG", "info"),
-            // The delay gives a balancer time to notice. When the lab stops, nginx has gone before, and the
-            // delay would only keep whoever pressed Ctrl-C waiting.
-            ("SHOAL_DRAIN_DELAY_MS", "0"),
-        ];
-        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let launch = site.launch_as_self(name, &shoal.binary).arg("serve");
-        // Last, so that `with_setting` can replace what the lab would set.
-        let launch = launch.env(own).env(shoal.env.iter().cloned());
-        let launch = launch.on_cores(shoal.cores.as_deref());
-        let mut api = Self { process: Process::start(launch)?, port };
-        let number = api.port();
-        let request = "GET /health/ready HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";
-        api.process.wait_until(READY_WITHIN, || replies(number, request, "HTTP/1.1 200"))?;
-        Ok(api)
+        Ok(Self { process: start(site, name, "serve", &port, shoal)?, port })
     }
 
     /// The port it listens on.
@@ -121,6 +102,54 @@ impl Api {
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
+}
+
+/// A running worker, stopped when this is dropped.
+#[derive(Debug)]
+pub struct Worker {
+    process: Process,
+    port: Port,
+}
+
+impl Worker {
+    /// Starts `shoal worker`.
+    pub fn start(site: &Site, name: &str, port: Port, shoal: &Shoal) -> Result<Self> {
+        Ok(Self { process: start(site, name, "worker", &port, shoal)?, port })
+    }
+
+    /// The port of its health and metrics.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// The process, to freeze, kill or restart it.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// Starts the binary in one of its roles, and waits until it is ready.
+fn start(site: &Site, name: &str, role: &str, port: &Port, shoal: &Shoal) -> Result<Process> {
+    let number = port.number();
+    let own = [
+        ("HOST", "127.0.0.1"),
+        ("PORT", &number.to_string()),
+        ("TRUSTED_PROXIES", "127.0.0.1/32"),
+        ("SHOAL_LOG_FORMAT", "json"),
+        ("RUST_LOG", "info"),
+        // The delay gives a balancer time to notice. When the lab stops, nginx has gone before, and the
+        // delay would only keep whoever pressed Ctrl-C waiting.
+        ("SHOAL_DRAIN_DELAY_MS", "0"),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let launch = site.launch_as_self(name, &shoal.binary).arg(role);
+    // Last, so that `with_setting` can replace what the lab would set.
+    let launch = launch.env(own).env(shoal.env.iter().cloned());
+    let mut process = Process::start(launch.on_cores(shoal.cores.as_deref()))?;
+    let request = "GET /health/ready HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n";
+    process.wait_until(READY_WITHIN, || replies(number, request, "HTTP/1.1 200"))?;
+    Ok(process)
 }
 
 /// Where everything is, in the service's own variables.

@@ -56,6 +56,7 @@ pub(crate) fn introduction(port: u16) -> String {
     curl -si {url}/v1/orders -H "Authorization: Bearer $TOKEN" -H "Idempotency-Key: $RANDOM" -H 'Content-Type: application/json' -d "{{\"items\":[{{\"product_id\":\"$PRODUCT\",\"quantity\":1}}]}}"
 
   Browse {url}/docs
+  Read the mail that this sends: cargo lab mails. Orders whose total ends in .13 are declined by the payment provider.
 "#
     )
 }

@@ -13,6 +13,8 @@
 //! - [`site`]: the directory in which servers run; [`topology`]: what runs where, for the tests.
 //! - [`postgres`], [`pgbouncer`], [`redis`], [`s3`], [`nginx`], [`api`]: one file per server;
 //!   `services` starts those that the API stands on.
+//! - [`provider`], [`mail`]: a payment provider and a mail server to try things with; `in_thread` runs them
+//!   inside a test.
 //! - [`node`]: a Postgres with its PgBouncer; [`postgres::OwnPostgres`]: a primary and replicas for one test.
 //! - [`fault`]: the proxy that breaks the way to a server, and what `cargo lab fault` says to the lab.
 //! - [`process`]: start, watch and stop a process; [`ports`]: which port it gets.
@@ -29,6 +31,7 @@ pub mod commands;
 pub mod error;
 pub mod fault;
 pub mod install;
+pub mod mail;
 pub mod nginx;
 pub mod node;
 pub mod pgbouncer;
@@ -36,6 +39,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod progress;
+pub mod provider;
 pub mod redis;
 pub mod s3;
 pub mod site;
@@ -44,6 +48,7 @@ pub mod topology;
 
 mod cargo;
 mod demo;
+mod in_thread;
 mod interrupt;
 mod net;
 mod psql;

@@ -12,9 +12,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lab::bench::baseline;
 use lab::bench::workloads::Workload;
-use lab::commands::{bench, down, fault, logs, prepare, status, test, up};
-use lab::s3;
+use lab::commands::{bench, down, fault, logs, mails, prepare, status, test, up};
 use lab::{Error, Result};
+use lab::{mail, provider, s3};
 
 /// As in the service: the bare servers of `bench` are to differ from it by nothing else.
 #[global_allocator]
@@ -81,11 +81,32 @@ enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Show the mail that the lab's service has sent.
+    Mails {
+        /// How many messages, the newest.
+        #[arg(short, long, default_value_t = 10)]
+        count: usize,
+    },
     /// Renew `.sqlx/` from the schema that the migrations make.
     Prepare {
         /// Only tell whether it is up to date.
         #[arg(long)]
         check: bool,
+    },
+    /// Run the payment provider alone. It declines amounts that end in 13.
+    Provider {
+        /// The port on loopback.
+        #[arg(long, default_value_t = lab::ports::fixed::PROVIDER)]
+        port: u16,
+    },
+    /// Run the mail server alone. It delivers nothing.
+    MailSink {
+        /// The port on loopback.
+        #[arg(long, default_value_t = lab::ports::fixed::MAIL)]
+        port: u16,
+        /// Where messages are kept.
+        #[arg(long)]
+        dir: PathBuf,
     },
     /// Run the S3 server alone.
     S3 {
@@ -141,6 +162,7 @@ Examples:
   cargo lab fault pg-replica-1 lag 10s   replay 10 s late; also pause
   cargo lab fault pgbouncer restart      end the primary's PgBouncer and start it again
   cargo lab fault api-2 kill             SIGKILL; also stop (SIGSTOP), cont, term
+  cargo lab fault worker kill            the same of the worker, the provider (`provider`), the mail server (`mail`)
   cargo lab fault redis clear            heal one
   cargo lab fault clear                  heal everything";
 
@@ -173,6 +195,9 @@ fn run(command: Command) -> Result<u8> {
         Command::Status => status::run().map(|()| 0),
         Command::Down => down::run().map(|()| 0),
         Command::Logs { name, follow } => logs::run(&name, follow).map(|()| 0),
+        Command::Mails { count } => mails::run(count).map(|()| 0),
+        Command::Provider { port } => provider::run(port).map(|()| 0),
+        Command::MailSink { port, dir } => mail::run(port, &dir).map(|()| 0),
         Command::Prepare { check } => prepare::run(check).map(|()| 0),
         Command::S3 { port, dir, access_key, secret_key } => s3::run(&s3::Settings {
             dir,

@@ -111,11 +111,10 @@ pub struct S3Process {
 impl S3Process {
     /// Starts the lab's own binary again, as the S3 server.
     pub fn start(site: &Site, name: &str, port: Port) -> Result<Self> {
-        let lab = std::env::current_exe().cannot(|| "find the lab's own binary".to_owned())?;
         let dir = site.dir().join("s3");
         make_dir(&dir)?;
-        let launch =
-            site.launch_as_self(name, &lab).arg("s3").arg("--port").arg(port.number().to_string());
+        let launch = site.launch_as_lab(name)?.arg("s3");
+        let launch = launch.arg("--port").arg(port.number().to_string());
         let launch = launch.arg("--dir").arg(dir);
         // Not as an argument: those are visible to every user of the machine.
         let launch = launch.env([

@@ -137,6 +137,12 @@ impl Site {
         Launch::new(name, program, self.log(name)).record_in(&self.run_dir())
     }
 
+    /// The launch of this very program, as one of the lab's own servers.
+    pub(crate) fn launch_as_lab(&self, name: &str) -> Result<Launch> {
+        let lab = std::env::current_exe().cannot(|| "find the lab's own binary".to_owned())?;
+        Ok(self.launch_as_self(name, &lab))
+    }
+
     pub(crate) fn own(&self, path: &Path) -> Result<()> {
         self.account.as_ref().map_or(Ok(()), |account| account.own(path))
     }

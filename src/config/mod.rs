@@ -6,7 +6,7 @@
 
 mod declare;
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use secrecy::SecretString;
@@ -21,9 +21,9 @@ use crate::platform::{
     db,
     env::{Env, Lookup, Variable},
     http::{layers, server},
-    http_client, jobs, passwords,
+    http_client, jobs, mail, passwords,
     rate_limit::Policy,
-    redis, sessions, storage, telemetry, tokens,
+    redis, remote_api, sessions, storage, streams, telemetry, tokens, upkeep,
 };
 
 /// What `shoal serve` needs.
@@ -35,6 +35,13 @@ pub struct Config {
     pub cache: cache::Config,
     pub storage: storage::Config,
     pub jobs: jobs::Config,
+    pub upkeep: upkeep::Config,
+    pub orders: Orders,
+    pub streams: streams::Config,
+    /// The payment provider, if there is one.
+    pub payments: Option<remote_api::Config>,
+    /// The mail server, if there is one.
+    pub mail: Option<mail::Config>,
     pub webhooks: http_client::Config,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
@@ -52,6 +59,12 @@ pub struct Http {
     pub concurrency: Bounds,
     pub layers: layers::Config,
     pub server: server::Config,
+}
+
+#[derive(Clone)]
+pub struct Orders {
+    /// An order that is not paid for this long is cancelled.
+    pub payment_term: Duration,
 }
 
 #[derive(Clone)]

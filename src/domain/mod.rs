@@ -7,9 +7,12 @@
 //! A resource uses another only through its `mod.rs`, and only one that stands above it in
 //! [`routes`]; the other direction goes by event.
 
+pub mod admin;
 pub mod auth;
 pub mod orders;
+pub mod payments;
 pub mod products;
+pub mod reports;
 pub mod users;
 pub mod webhooks;
 
@@ -22,7 +25,13 @@ use crate::{
 };
 
 /// What can be asked for again later, while customers cannot wait.
-const REPORTS: [&str; 3] = ["/v1/users", "/v1/orders/{id}/events", "/v1/auth/sessions"];
+const REPORTS: [&str; 5] = [
+    "/v1/users",
+    "/v1/orders/{id}/events",
+    "/v1/auth/sessions",
+    "/v1/reports/sales",
+    "/v1/reports/top-products",
+];
 
 /// The routes of every resource.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -31,12 +40,21 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(auth::routes())
         .merge(products::routes())
         .merge(orders::routes())
+        .merge(payments::routes())
         .merge(webhooks::routes())
+        .merge(reports::routes())
+        .merge(admin::routes())
 }
 
 /// The jobs of every resource, the events that cause them, and the schedules.
 pub fn work() -> Registry<AppState> {
-    Registry::new().merge(webhooks::work())
+    Registry::new()
+        .merge(users::work())
+        .merge(orders::work())
+        .merge(payments::work())
+        .merge(webhooks::work())
+        .merge(reports::work())
+        .merge(admin::work())
 }
 
 /// Who goes first while there is more to do than can be done in time.

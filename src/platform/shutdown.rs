@@ -1,13 +1,6 @@
 //! Background tasks and the two phases of an orderly end: drain, then stop.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -28,7 +21,7 @@ pub struct Tasks {
 struct Inner {
     tracker: TaskTracker,
     /// Readiness says no and answers carry `Connection: close`, while requests are still served.
-    is_draining: AtomicBool,
+    draining: CancellationToken,
     /// Loops end. Set once nothing is in flight any more, or the drain cap has passed.
     stopping: CancellationToken,
 }
@@ -45,11 +38,16 @@ impl Tasks {
 
     /// From now on readiness says no.
     pub fn drain(&self) {
-        self.inner.is_draining.store(true, Ordering::Release);
+        self.inner.draining.cancel();
     }
 
     pub fn is_draining(&self) -> bool {
-        self.inner.is_draining.load(Ordering::Acquire)
+        self.inner.draining.is_cancelled()
+    }
+
+    /// Completes when `drain` is called: what would go on for longer than a request ends then.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.inner.draining.clone().cancelled_owned()
     }
 
     /// Completes when `stop` is called: what a background loop selects on.

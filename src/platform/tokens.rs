@@ -171,6 +171,13 @@ impl Tokens {
         Some(principal)
     }
 
+    /// When a token that was just verified ends, in seconds since 1970. Those who use it up to
+    /// then need no leeway.
+    pub fn end_of(&self, token: &str) -> Option<i64> {
+        let (_, end) = self.inner.verified.get(token)?;
+        Some(end)
+    }
+
     fn decode(&self, token: &str) -> anyhow::Result<Claims> {
         let header = decode_header(token)?;
         anyhow::ensure!(header.typ.as_deref() == Some(TOKEN_TYPE), "wrong typ");

@@ -15,10 +15,10 @@ use crate::support::{Database, Fleet, environment, topology, unique};
 /// Much longer than a command takes.
 const HANG: Duration = Duration::from_secs(60);
 
-struct Output {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub struct Output {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 fn command(settings: &HashMap<String, String>, arguments: &[&str]) -> Command {
@@ -27,7 +27,7 @@ fn command(settings: &HashMap<String, String>, arguments: &[&str]) -> Command {
     command
 }
 
-async fn shoal(settings: &HashMap<String, String>, arguments: &[&str], stdin: &str) -> Output {
+pub async fn shoal(settings: &HashMap<String, String>, arguments: &[&str], stdin: &str) -> Output {
     let mut command = command(settings, arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -43,7 +43,7 @@ async fn shoal(settings: &HashMap<String, String>, arguments: &[&str], stdin: &s
 }
 
 /// The environment of a deployment whose database is `name`.
-fn settings(name: &str) -> HashMap<String, String> {
+pub fn settings(name: &str) -> HashMap<String, String> {
     let mut settings = environment(name);
     settings.insert("DATABASE_DIRECT_URL".to_owned(), topology().migrator_url(name));
     settings.insert("HOST".to_owned(), "127.0.0.1".to_owned());

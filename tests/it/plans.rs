@@ -10,7 +10,7 @@ use crate::support::Database;
 
 /// Enough that reading all of it would be the worse plan, over all the months that have a
 /// partition.
-const ROWS: [&str; 6] = [
+const ROWS: [&str; 8] = [
     "create function made_id(n bigint) returns uuid language sql immutable as $$
         select overlay(md5(n::text) placing left(replace(uuid_at(
             date_trunc('month', now(), 'UTC') + n * interval '500 seconds')::text, '-', ''), 12) from 1)::uuid
@@ -33,6 +33,12 @@ const ROWS: [&str; 6] = [
     "insert into events (id, type, subject_id, sequence, data)
         select made_id(n), 'order.created', made_id(n / 4), n % 4 + 1, '{}'
         from generate_series(1, 20000) n",
+    "insert into daily_sales (day, currency, orders, units, total_amount)
+        select current_date - n % 5000, 'C' || n / 5000, 1, 1, 100
+        from generate_series(0, 19999) n",
+    "insert into daily_product_sales (product_id, currency, day, orders, units, total_amount)
+        select made_id(n % 2000), 'EUR', current_date - n / 2000, 1, 1, 100
+        from generate_series(0, 99999) n",
 ];
 
 /// A filled and analysed database.
@@ -254,6 +260,41 @@ async fn the_other_lists_walk_an_index_too() {
     let sessions = ["from sessions", "where user_id = $1", "order by id desc limit 100"];
     for plan in plans(&mut connection, &sessions, &["made_id(7)"]).await {
         walks(&plan, "sessions_user_id_id_idx", true);
+    }
+}
+
+#[tokio::test]
+async fn reports_read_the_rows_of_their_pages_only() {
+    let mut connection = filled().await;
+    let range = ["current_date - 29", "current_date"];
+    let by_day = ["from daily_sales", "order by day, currency limit"];
+    let arguments = [range[0], range[1], "current_date - 9", "'C1'", "21"];
+    for plan in plans(&mut connection, &by_day, &arguments).await {
+        walks(&plan, "daily_sales_pkey", false);
+    }
+    let by_product = ["from daily_product_sales", "order by product_id, currency limit"];
+    let arguments = [range[0], range[1], "made_id(1000)", "'EUR'", "21"];
+    for plan in plans(&mut connection, &by_product, &arguments).await {
+        let sales = |node: &Value| {
+            node["Relation Name"].as_str().is_some_and(|name| name == "daily_product_sales")
+        };
+        let nodes: Vec<Value> = plan.into_iter().filter(sales).collect();
+        walks(&nodes, "daily_product_sales_pkey", false);
+    }
+}
+
+#[tokio::test]
+async fn what_a_stream_missed_is_found_by_the_orders_of_its_owner() {
+    let mut connection = filled().await;
+    let fragments = ["with since as materialized", "updated_at >= since.time"];
+    let arguments = ["made_id(7)", "now() - interval '1 minute'", "0", ID];
+    for plan in plans(&mut connection, &fragments, &arguments).await {
+        let (events, orders): (Vec<Value>, Vec<Value>) = plan.into_iter().partition(|node| {
+            let name = node["Relation Name"].as_str();
+            name.is_some_and(|name| name.starts_with("events"))
+        });
+        walks(&events, "events.subject_id_sequence_idx", true);
+        walks(&orders, "orders.customer_id", true);
     }
 }
 

@@ -25,7 +25,7 @@ use futures::{StreamExt, stream};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{Client, Fleet, unique};
+use crate::support::{Client, Fleet, unique, until};
 
 /// Requests under way at once.
 const PARALLEL: usize = 8;
@@ -201,7 +201,7 @@ async fn two_days_of_a_real_shop_come_out_to_the_penny() {
     let (articles, places) = stock_the_shop(&kept);
     let purchases = purchases(&kept, &places);
 
-    let fleet = Fleet::of(3).start().await;
+    let fleet = Fleet::of(3).with_workers().start().await;
     let admin = fleet.admin().await;
     let products: Vec<Uuid> = stream::iter(&articles)
         .map(|article| create(&admin, article))
@@ -269,6 +269,8 @@ async fn two_days_of_a_real_shop_come_out_to_the_penny() {
     let events = "select count(*) from events where type = 'order.created'";
     assert_eq!(number(events).await, purchases.len() as i64);
 
+    reports_equal(&admin, &fleet, &sold, &articles, &units).await;
+
     // Nothing of the file is unaccounted for.
     let mut accounted = sold;
     for sum in left_out.values() {
@@ -279,4 +281,43 @@ async fn two_days_of_a_real_shop_come_out_to_the_penny() {
     assert_eq!(accounted, total);
     let sales = number("select count(distinct product_id) from order_items").await;
     assert_eq!(sales, articles.len() as i64, "every product was sold");
+}
+
+/// The reports, which events have fed meanwhile, come to what the file does; and so does the trail
+/// of every order.
+async fn reports_equal(
+    admin: &Client,
+    fleet: &Fleet,
+    sold: &Sum,
+    articles: &[Article],
+    units: &BTreeMap<String, i64>,
+) {
+    let sum_of = |rows: &[serde_json::Value], name: &str| -> i64 {
+        rows.iter().map(|row| row[name].as_i64().unwrap()).sum()
+    };
+    until(async || {
+        let days = admin.get("/v1/reports/sales").await.expect(200);
+        sum_of(days["data"].as_array().unwrap(), "total_amount") == sold.pence
+    })
+    .await;
+    let code_of: HashMap<&str, &str> =
+        articles.iter().map(|article| (article.sku.as_str(), article.code.as_str())).collect();
+    let mut reported: BTreeMap<String, i64> = BTreeMap::new();
+    let mut path = "/v1/reports/sales?group_by=product&limit=100".to_owned();
+    loop {
+        let page = admin.get(&path).await.expect(200);
+        for row in page["data"].as_array().unwrap() {
+            let code = code_of[row["sku"].as_str().unwrap()];
+            *reported.entry(code.to_owned()).or_default() += row["units"].as_i64().unwrap();
+        }
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/v1/reports/sales?group_by=product&limit=100&cursor={cursor}");
+    }
+    assert_eq!(&reported, units, "units per product, as reported");
+
+    let mut differences = Vec::new();
+    let tell = |line: &str| differences.push(line.to_owned());
+    let verified = shoal::domain::orders::verify(&fleet.app().db, tell).await.unwrap();
+    assert_eq!(differences, Vec::<String>::new());
+    assert_eq!(verified.orders as i64, fleet.database.number("select count(*) from orders").await);
 }

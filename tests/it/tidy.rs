@@ -187,13 +187,18 @@ fn servers_are_the_platforms(source: &Source) -> Vec<String> {
     if source.is_under("src/platform/") {
         return Vec::new();
     }
-    source.lines_with(&["deadpool_redis", "aws_sdk_s3", "jsonwebtoken", "aws_config"])
+    source.lines_with(&["deadpool_redis", "aws_sdk_s3", "jsonwebtoken", "aws_config", "lettre"])
 }
 
 #[test]
 fn clients_of_servers_are_used_by_the_platform_alone() {
     hold(servers_are_the_platforms, &rust("src"));
-    for name in ["deadpool_redis::redis::cmd", "aws_sdk_s3::Client", "jsonwebtoken::encode"] {
+    for name in [
+        "deadpool_redis::redis::cmd",
+        "aws_sdk_s3::Client",
+        "jsonwebtoken::encode",
+        "lettre::Message",
+    ] {
         let line = format!("use {name};");
         offends(servers_are_the_platforms, "src/domain/orders/service.rs", &line);
         is_fine(servers_are_the_platforms, "src/platform/redis.rs", &line);

@@ -58,6 +58,7 @@ async fn every_event_arrives_though_workers_are_killed() {
         let before = arrived();
         until(async || arrived() >= before + 100).await;
         let mut victim = workers.swap_remove(rand::random_range(0..workers.len()));
+        let victim = victim.process();
         logs.push(victim.log().to_owned());
         victim.kill();
         workers.push(start());

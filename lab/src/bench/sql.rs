@@ -25,8 +25,10 @@ pub(super) const PLACE_ORDER: [&str; 7] = [
     "insert into order_items (order_id, line, customer_id, product_id, name, quantity, unit_amount) \
      values ($order, 1, $customer, $first, 'A product to measure with', $quantity, 1999), \
      ($order, 2, $customer, $second, 'A product to measure with', $quantity, 1999)",
-    "insert into events (id, type, subject_id, sequence, customer_id, data, request_id) \
-     values ($event, 'order.created', $order, 1, $customer, $data::jsonb, 'bench')",
+    "with written as (\
+     insert into events (id, type, subject_id, sequence, customer_id, data, request_id) \
+     values ($event, 'order.created', $order, 1, $customer, $data::jsonb, 'bench') returning id) \
+     insert into outbox (event_id) select id from written",
     "insert into idempotency_keys (scope, body_hash, status, location, etag, body) \
      values ($scope, $scope, 201, '/v1/orders/bench', null, convert_to($data, 'UTF8'))",
 ];

@@ -1,17 +1,19 @@
-//! What stands before the services: the API replicas and nginx.
+//! What stands before the services: the API replicas, a worker with the partners it speaks to, and nginx.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 
 use super::up::Options;
-use crate::api::{Api, Shoal};
+use crate::api::{Api, Shoal, Worker};
 use crate::cargo;
 use crate::demo;
 use crate::error::Result;
+use crate::mail::MailProcess;
 use crate::nginx::Nginx;
 use crate::ports::{Port, fixed};
 use crate::process::Process;
 use crate::progress::Progress;
+use crate::provider::ProviderProcess;
 use crate::services::joined;
 use crate::site::Site;
 use crate::topology::{DATABASE, Topology};
@@ -21,6 +23,9 @@ use crate::topology::{DATABASE, Topology};
 pub(super) struct FrontPorts {
     nginx: Port,
     apis: Vec<Port>,
+    worker: Port,
+    provider: Port,
+    mail: Port,
 }
 
 impl FrontPorts {
@@ -33,15 +38,21 @@ impl FrontPorts {
         Ok(Some(Self {
             nginx: Port::fixed(options.port, "nginx")?,
             apis: (1..=options.replicas).map(api).collect::<Result<_>>()?,
+            worker: Port::fixed(fixed::WORKER, "worker")?,
+            provider: Port::fixed(fixed::PROVIDER, "provider")?,
+            mail: Port::fixed(fixed::MAIL, "mail")?,
         }))
     }
 }
 
-/// The API replicas and nginx, which is stopped first.
+/// Stopped in this order when dropped.
 #[derive(Debug)]
 pub(super) struct Front {
     nginx: Nginx,
     apis: Vec<Api>,
+    worker: Worker,
+    provider: ProviderProcess,
+    mail: MailProcess,
 }
 
 impl Front {
@@ -55,9 +66,17 @@ impl Front {
     ) -> Result<Self> {
         cargo::build_api(options.release)?;
         let profile = if options.release { "release" } else { "debug" };
-        let shoal =
-            Shoal::new(topology, DATABASE, &cargo::target_dir()?.join(profile).join("shoal"))
-                .with_signing_key(site)?;
+        let binary = cargo::target_dir()?.join(profile).join("shoal");
+        let shoal = Shoal::new(topology, DATABASE, &binary).with_signing_key(site)?;
+
+        let step = progress.step("Payment provider and mail server");
+        let provider = ProviderProcess::start(site, "provider", ports.provider)?;
+        let mail = MailProcess::start(site, "mail", ports.mail)?;
+        let shoal = shoal
+            .with_setting("SHOAL_PAYMENTS_URL", &format!("http://127.0.0.1:{}", provider.port()))
+            .with_setting("SHOAL_SMTP_URL", &format!("smtp://127.0.0.1:{}", mail.port()))
+            .with_setting("SHOAL_MAIL_FROM", "Shoal <shop@shoal.test>");
+        step.done();
 
         let step = progress.step("Migrations");
         shoal.run(&["migrate"], "", "run the migrations")?;
@@ -69,18 +88,26 @@ impl Front {
         let step = progress.step(format!("API replicas ({})", ports.apis.len()));
         let apis = start_apis(site, ports.apis, &shoal)?;
         step.done();
+        let step = progress.step("Worker");
+        let worker = Worker::start(site, "worker", ports.worker, &shoal)?;
+        step.done();
         let step = progress.step("nginx");
         let upstreams: Vec<_> =
             apis.iter().map(|api| SocketAddr::from((Ipv4Addr::LOCALHOST, api.port()))).collect();
         let nginx = Nginx::start(site, "nginx", ports.nginx, &upstreams)?;
         step.done();
         demo::register_customer(nginx.port())?;
-        Ok(Self { nginx, apis })
+        Ok(Self { nginx, apis, worker, provider, mail })
     }
 
     /// Port and process of each.
     pub(super) fn processes(&mut self) -> Vec<(u16, &mut Process)> {
-        let mut all: Vec<_> = self.apis.iter_mut().map(|api| (api.port(), api.process())).collect();
+        let mut all = vec![
+            (self.provider.port(), self.provider.process()),
+            (self.mail.port(), self.mail.process()),
+        ];
+        all.extend(self.apis.iter_mut().map(|api| (api.port(), api.process())));
+        all.push((self.worker.port(), self.worker.process()));
         all.push((self.nginx.port(), self.nginx.process()));
         all
     }

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod down;
 pub mod fault;
 pub mod logs;
+pub mod mails;
 pub mod prepare;
 pub mod status;
 pub mod test;

@@ -24,6 +24,12 @@ pub mod fixed {
     pub const S3: u16 = 19000;
     /// The API: replica N at this plus N, beginning with 1.
     pub const API: u16 = 3000;
+    /// The worker's health and metrics.
+    pub const WORKER: u16 = 3100;
+    /// The payment provider.
+    pub const PROVIDER: u16 = 19_100;
+    /// The mail server.
+    pub const MAIL: u16 = 11_025;
     /// nginx, unless `--port` says otherwise.
     pub const NGINX: u16 = 8080;
     /// With `--faults`, the proxy before a server: at the server's port plus this.

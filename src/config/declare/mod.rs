@@ -1,11 +1,17 @@
 //! Every setting: its name, default and meaning, and the part of the platform that it configures.
 
 mod http;
+mod partners;
 mod stores;
 mod webhooks;
 mod work;
 
-use self::{stores::declare_storage, webhooks::declare_webhooks};
+use self::{
+    partners::{declare_mail, declare_payments},
+    stores::declare_storage,
+    webhooks::declare_webhooks,
+    work::{declare_months_kept, declare_orders, declare_streams},
+};
 pub(super) use self::{
     stores::{declare_cache, declare_database, declare_direct_url, declare_redis},
     work::declare_jobs,
@@ -17,7 +23,7 @@ use crate::platform::{
     rate_limit::parse_policy,
     sessions,
     telemetry::{self, LogFormat},
-    tokens,
+    tokens, upkeep,
 };
 
 impl Config {
@@ -28,6 +34,11 @@ impl Config {
         let cache = declare_cache(env);
         let storage = declare_storage(env);
         let jobs = declare_jobs(env);
+        let months_kept = declare_months_kept(env);
+        let orders = declare_orders(env);
+        let streams = declare_streams(env);
+        let payments = declare_payments(env);
+        let mail = declare_mail(env);
         let webhooks = declare_webhooks(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
@@ -48,14 +59,19 @@ impl Config {
             positive,
         );
         let limits = Limits::declare(env);
-        let tokens = tokens?;
+        let (tokens, jobs) = (tokens?, jobs?);
         Some(Self {
             http: http?,
             database: database?,
             redis: redis?,
             cache: cache?,
             storage: storage?,
-            jobs: jobs?,
+            upkeep: upkeep::Config { job_retention: jobs.retention, months_kept: months_kept? },
+            jobs,
+            orders: orders?,
+            streams: streams?,
+            payments: payments?,
+            mail: mail?,
             webhooks: webhooks?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,

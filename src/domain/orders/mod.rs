@@ -4,16 +4,23 @@
 //! are written by one transaction (`service::place`).
 
 mod handlers;
+mod jobs;
 mod model;
 mod queries;
 mod service;
 mod status;
+mod stream;
+mod verify;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(super) use self::jobs::work;
 pub use self::{
-    service::{advance, mark_paid},
+    model::Bill,
+    queries::find_unpaid,
+    service::{advance, mark_paid, settle},
     status::Status,
+    verify::{Verified, verify},
 };
 use crate::state::AppState;
 
@@ -25,4 +32,5 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(handlers::ship_order))
         .routes(routes!(handlers::complete_order))
         .routes(routes!(handlers::list_order_events))
+        .routes(routes!(stream::stream_events))
 }

@@ -120,8 +120,18 @@ pub(super) struct Order {
     pub updated_at: OffsetDateTime,
 }
 
+/// What is to be paid for an order.
+#[derive(Debug)]
+pub struct Bill {
+    pub order_id: Uuid,
+    pub customer_id: Uuid,
+    /// In the currency's minor unit.
+    pub amount: i64,
+    pub currency: String,
+}
+
 /// One line of an order. Name and price are those of the moment of the order.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(super) struct OrderItem {
     pub product_id: Uuid,
     pub name: String,

@@ -1,13 +1,19 @@
 //! Statements on `orders` and `order_items`.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    model::{NewOrder, Order, OrderItem},
+    model::{Bill, NewOrder, Order, OrderItem},
     status::Status,
 };
-use crate::platform::db::Conn;
+use crate::platform::{
+    db::Conn,
+    events::Event,
+    streams::{From, time_of},
+};
 
 /// Writes the order and its lines by one statement.
 pub(super) async fn insert(conn: &mut Conn, new: NewOrder) -> Result<Order, sqlx::Error> {
@@ -143,6 +149,42 @@ pub(super) async fn find_for_update(
     Ok(collect(lines).pop())
 }
 
+/// Locks orders that wait for a payment and are older than `term`, oldest first, until the
+/// transaction ends; those that somebody else has locked are left out. Whoever begins to charge an
+/// order locks it as well, and has to see to it that this passes over it from then on.
+pub(super) async fn lock_overdue(
+    conn: &mut Conn,
+    term: Duration,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    // The id begins with the time, so `status, id` is the index that has them in order.
+    sqlx::query_scalar!(
+        "select id from orders
+         where status = 'pending' and id < uuid_at(now() - make_interval(secs => $1))
+         order by id limit $2 for no key update skip locked",
+        term.as_secs_f64(),
+        limit,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// What is to be paid for an order, if it waits for that; and nobody changes that before the
+/// transaction ends.
+///
+/// # Errors
+/// The database refused.
+pub async fn find_unpaid(conn: &mut Conn, id: Uuid) -> Result<Option<Bill>, sqlx::Error> {
+    sqlx::query_as!(
+        Bill,
+        "select id as order_id, customer_id, total_amount as amount, currency from orders
+         where id = $1 and status = 'pending' for share",
+        id,
+    )
+    .fetch_optional(conn)
+    .await
+}
+
 /// Moves an order on: what is now of it.
 pub(super) async fn set_status(
     conn: &mut Conn,
@@ -199,4 +241,104 @@ pub(super) async fn list_page(
         (None, Some(status)) => page!(" and status = $3", status as _),
     };
     lines.map(collect)
+}
+
+/// All that the transaction reads from here on is of one moment.
+pub(super) async fn take_snapshot(conn: &mut Conn) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("set transaction isolation level repeatable read, read only")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The first event of an order, and whether there is no such order.
+pub(super) struct Beginning {
+    pub(super) event_id: Uuid,
+    pub(super) order_id: Uuid,
+    pub(super) is_orphan: bool,
+}
+
+/// The beginnings of orders, in the order in which they were told of, from behind `after`.
+pub(super) async fn beginnings(
+    conn: &mut Conn,
+    after: Uuid,
+    limit: i64,
+) -> Result<Vec<Beginning>, sqlx::Error> {
+    sqlx::query_as!(
+        Beginning,
+        r#"select e.id as event_id, e.subject_id as order_id, o.id is null as "is_orphan!"
+           from (
+               select id, subject_id from events
+               where id > $1 and type = 'order.created' order by id limit $2
+           ) e
+           left join orders o on o.id = e.subject_id
+           order by e.id"#,
+        after,
+        limit,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// What a stream begins with.
+pub(super) struct Known {
+    pub(super) now: OffsetDateTime,
+    /// When the last event that a client has seen was written.
+    pub(super) last: Option<OffsetDateTime>,
+    /// As an id, for a client that has seen nothing.
+    pub(super) start: Uuid,
+}
+
+/// By the clock of the database, since those of replicas differ. An id that is no event's of the
+/// customer, such as one that was given out as a start, stands for the time that it begins with.
+pub(super) async fn told_at(
+    conn: &mut Conn,
+    customer_id: Uuid,
+    last: Option<Uuid>,
+) -> Result<Known, sqlx::Error> {
+    let known = sqlx::query_as!(
+        Known,
+        r#"select now() as "now!", uuid_at(now()) as "start!",
+                  (select created_at from events where id = $2 and customer_id = $1) as last"#,
+        customer_id,
+        last,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Known { last: known.last.or(last.map(time_of)), ..known })
+}
+
+/// The next events of a customer's orders, in the order in which they were written. Found by the
+/// orders that have changed since: an index of events by customer would cost every order more
+/// than this costs those who come back.
+pub(super) async fn told_since(
+    conn: &mut Conn,
+    customer_id: Uuid,
+    from: From,
+) -> Result<Vec<Event>, sqlx::Error> {
+    let (since, ago, behind) = match from {
+        From::Ago(ago) => (None, ago.as_secs_f64(), Uuid::nil()),
+        From::Behind(time, id) => (Some(time), 0.0, id),
+    };
+    sqlx::query_as!(
+        Event,
+        r#"with since as materialized (
+               select coalesce($2, now() - make_interval(secs => $3)) as time
+           )
+           select e.id, e.type as kind, e.subject_id, e.sequence, e.customer_id, e.data,
+                  e.request_id, e.traceparent, e.created_at
+           from since
+           cross join lateral (
+               select id from orders where customer_id = $1 and updated_at >= since.time offset 0
+           ) o
+           join events e on e.subject_id = o.id
+           where (e.created_at, e.id) > (since.time, $4)
+           order by e.created_at, e.id limit 100"#,
+        customer_id,
+        since,
+        ago,
+        behind,
+    )
+    .fetch_all(conn)
+    .await
 }

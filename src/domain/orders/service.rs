@@ -1,5 +1,7 @@
 //! Use cases of orders. HTTP and jobs share them.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde_json::json;
 use uuid::Uuid;
@@ -142,6 +144,35 @@ pub async fn mark_paid(app: &AppState, id: Uuid) -> Result<(), ApiError> {
     advance(app, None, id, Status::Paid).await.map(|_| ())
 }
 
+/// Orders that one transaction cancels: each locks the stock of its products until the commit.
+const EXPIRED_AT_ONCE: i64 = 20;
+
+/// Cancels the orders that were not paid within `term`, and returns their stock: how many. What
+/// somebody is about to pay, cancel or expire is left alone.
+///
+/// # Errors
+/// The database refused; those cancelled before stay so.
+pub(super) async fn expire_unpaid(app: &AppState, term: Duration) -> Result<u64, ApiError> {
+    let mut expired = 0;
+    loop {
+        let mut tx = app.db.begin().await?;
+        let ids = queries::lock_overdue(&mut tx, term, EXPIRED_AT_ONCE).await?;
+        for id in &ids {
+            let found = queries::find_for_update(&mut tx, *id, None).await?;
+            let Some(order) = found else { continue };
+            let details = json!({ "previous": order.status, "reason": "payment_overdue" });
+            let order = queries::set_status(&mut tx, order, Status::Cancelled).await?;
+            emit(&mut tx, &order, details)?;
+            release_stock(app, &mut tx, &order).await?;
+            expired += 1;
+        }
+        tx.commit().await?;
+        if (ids.len() as i64) < EXPIRED_AT_ONCE {
+            return Ok(expired);
+        }
+    }
+}
+
 async fn move_to(
     app: &AppState,
     claim: Option<&Claim>,
@@ -159,11 +190,7 @@ async fn move_to(
     let order = if current.status == next {
         current
     } else if current.status.can_become(next) {
-        let previous = current.status;
-        let order = queries::set_status(tx, current, next).await?;
-        emit(tx, &order, json!({ "previous": previous }))?;
-        release_stock(app, tx, &order).await?;
-        order
+        step(app, tx, current, next).await?
     } else {
         return Err(ApiError::conflict(
             "illegal_move",
@@ -176,6 +203,37 @@ async fn move_to(
     };
     let reply = Reply::new(StatusCode::OK, &OrderResponse::from(order))?;
     Ok(once.finish(reply).await?)
+}
+
+/// Moves an order that waits for its payment on, in the caller's transaction: whether it did.
+///
+/// # Errors
+/// The database refused.
+pub async fn settle(
+    app: &AppState,
+    tx: &mut Tx,
+    id: Uuid,
+    next: Status,
+) -> Result<bool, sqlx::Error> {
+    match queries::find_for_update(tx, id, None).await? {
+        Some(order) if order.status == Status::Pending => {
+            step(app, tx, order, next).await.map(|_| true)
+        }
+        _ => Ok(false),
+    }
+}
+
+async fn step(
+    app: &AppState,
+    tx: &mut Tx,
+    order: Order,
+    next: Status,
+) -> Result<Order, sqlx::Error> {
+    let previous = order.status;
+    let order = queries::set_status(tx, order, next).await?;
+    emit(tx, &order, json!({ "previous": previous }))?;
+    release_stock(app, tx, &order).await?;
+    Ok(order)
 }
 
 /// Returns what the order had taken, if its status means that nobody will get it.

@@ -1,12 +1,14 @@
 //! Users: who they are. How they prove it is `auth`.
 
 mod handlers;
+mod jobs;
 mod model;
 mod queries;
 mod service;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(super) use self::jobs::work;
 pub use self::{
     model::{Email, Name, NewUser, User, UserResponse},
     queries::{

@@ -44,7 +44,9 @@ use self::{
     sampler::Sampler,
     target::Target,
 };
-use super::{bell::Bell, breaker::Breakers, metrics::Metrics, shutdown::Tasks};
+use super::{
+    bell::Bell, breaker::Breakers, events::feed::Local, metrics::Metrics, shutdown::Tasks,
+};
 
 /// Where the databases are, and how many connections each replica of this process may hold.
 #[derive(Clone)]
@@ -160,7 +162,8 @@ impl Db {
         for (index, sampler) in samplers.into_iter().enumerate() {
             run(watch::replica(routes.clone(), index, sampler).boxed());
         }
-        let shared = transaction::Shared { tasks: tasks.clone(), bell: Bell::default() };
+        let (bell, local) = (Bell::default(), Local::default());
+        let shared = transaction::Shared { tasks: tasks.clone(), bell, local };
         Ok(Self { routes, shared })
     }
 
@@ -207,6 +210,11 @@ impl Db {
     /// Rung when a transaction of this process has left events or jobs.
     pub fn bell(&self) -> &Bell {
         &self.shared.bell
+    }
+
+    /// Told of the events that transactions of this process have committed.
+    pub fn local_events(&self) -> &Local {
+        &self.shared.local
     }
 
     /// What is known of each database; nothing is asked for it.

@@ -20,7 +20,7 @@ use crate::platform::{
     bell::Bell,
     cache::{Burial, Eviction},
     context,
-    events::{self, Pending},
+    events::{self, Pending, feed::Local},
     shutdown::Tasks,
 };
 
@@ -44,6 +44,8 @@ pub struct Tx {
     conn: Option<Conn>,
     /// Events, kept until the end: all of them take one statement then.
     events: Pending,
+    /// Those that are written, and told of after the commit.
+    written: Pending,
     /// What the caches must not hold any longer.
     evictions: Vec<Eviction>,
     /// Whether there are new events or jobs.
@@ -57,6 +59,8 @@ pub(super) struct Shared {
     pub(super) tasks: Tasks,
     /// Tells the process that there are new events or jobs.
     pub(super) bell: Bell,
+    /// Tells the process of the events themselves.
+    pub(super) local: Local,
 }
 
 impl Tx {
@@ -84,14 +88,25 @@ impl Tx {
             begun = begin(&mut conn, question).await;
         }
         // Even if the question failed: the transaction is open then, and has to be rolled back.
-        let (events, evictions) = (Pending::default(), Vec::new());
-        let tx = Self { conn: Some(conn), events, evictions, leaves_work: false, shared };
+        let tx = Self {
+            conn: Some(conn),
+            events: Pending::default(),
+            written: Pending::default(),
+            evictions: Vec::new(),
+            leaves_work: false,
+            shared,
+        };
         Ok((tx, begun?))
     }
 
     /// Events that were emitted and are not written yet.
     pub(in crate::platform) fn events(&mut self) -> &mut Pending {
         &mut self.events
+    }
+
+    /// Events that a statement of the transaction has written.
+    pub(in crate::platform) fn wrote(&mut self, events: Pending) {
+        self.written = events;
     }
 
     /// Tells those who wait for work of the commit, once there is one.
@@ -113,6 +128,7 @@ impl Tx {
         let pending = std::mem::take(&mut self.events);
         if !pending.is_empty() {
             events::write(&mut self, &pending).await?;
+            self.wrote(pending);
         }
         if self.has_failed() {
             // Postgres would answer COMMIT with a silent ROLLBACK.
@@ -135,6 +151,7 @@ impl Tx {
                 if self.leaves_work {
                     self.shared.bell.ring();
                 }
+                self.shared.local.tell(&self.written);
                 burial.settle(lsn).await;
                 Ok(lsn)
             }

@@ -4,8 +4,9 @@
 //! application's role may only add to it. The relay of any worker passes every event on: as a job
 //! to each subscriber that must have it once, and over Redis to whoever listens.
 //!
-//! Reading order: this file, `relay.rs`, `publish.rs`.
+//! Reading order: this file, `relay.rs`, `publish.rs`, `feed.rs`.
 
+pub mod feed;
 mod publish;
 mod queries;
 pub mod relay;
@@ -14,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub use self::queries::trail;
 pub(super) use self::queries::write;
+pub use self::queries::{trail, trails};
 use super::db::Tx;
 
 /// Something that happened to one subject.

@@ -1,11 +1,16 @@
 //! Fans events out over Redis: to every replica, at most once, and to other services.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
 use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::Event;
-use crate::platform::redis::{Redis, Script, Unavailable};
+use super::{Event, feed::Message};
+use crate::platform::redis::{Redis, Script, Unavailable, cmd};
 
 /// About how many events the stream for other services keeps: a day of an event a second.
 const STREAM_LENGTH: usize = 100_000;
@@ -25,25 +30,55 @@ pub(super) struct Publisher {
     script: Script,
     channel: String,
     stream: String,
+    /// Since when events could not be published that nobody was told to have missed.
+    missed_since: Mutex<Option<Instant>>,
 }
 
 impl Publisher {
     pub(super) fn new(redis: Redis) -> Self {
         let (channel, stream) = (channel(&redis), stream(&redis));
-        Self { script: Script::new(include_str!("publish.lua")), channel, stream, redis }
+        Self {
+            script: Script::new(include_str!("publish.lua")),
+            channel,
+            stream,
+            redis,
+            missed_since: Mutex::default(),
+        }
     }
 
     /// # Errors
     /// Redis is away: those who listen do not hear of these events.
     pub(super) async fn publish(&self, events: &[Event]) -> Result<(), Unavailable> {
+        self.tell_of_missed().await;
         if events.is_empty() {
             return Ok(());
         }
         let mut call = self.script.call(&[&self.stream]).arg(&self.channel).arg(STREAM_LENGTH);
         for event in events {
-            call = call.arg(json(event)?).arg(json(&CloudEvent::from(event))?);
+            let message = json(&Message::Event(event))?;
+            call = call.arg(message).arg(json(&CloudEvent::from(event))?);
         }
-        self.redis.call(&call).await
+        let published = self.redis.call(&call).await;
+        if published.is_err() {
+            self.missed().get_or_insert_with(Instant::now);
+        }
+        published
+    }
+
+    fn missed(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.missed_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process may have kept its own connection to Redis, and not know that it missed events.
+    async fn tell_of_missed(&self) {
+        let Some(since) = *self.missed() else { return };
+        let missed_seconds = since.elapsed().as_secs_f64();
+        let Ok(message) = json(&Message::<()>::Missed { missed_seconds }) else { return };
+        let mut publish = cmd("PUBLISH");
+        publish.arg(&self.channel).arg(message);
+        if self.redis.run::<i64>(&publish).await.is_ok() {
+            *self.missed() = None;
+        }
     }
 }
 

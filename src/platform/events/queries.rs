@@ -62,6 +62,23 @@ pub async fn trail(
     .await
 }
 
+/// The whole trails of several subjects, each oldest first.
+///
+/// # Errors
+/// The database refused.
+pub async fn trails(conn: &mut Conn, subject_ids: &[Uuid]) -> Result<Vec<Event>, sqlx::Error> {
+    sqlx::query_as!(
+        Event,
+        r#"select id, type as kind, subject_id, sequence, customer_id, data, request_id,
+                  traceparent, created_at
+           from events
+           where subject_id = any($1) order by subject_id, sequence"#,
+        subject_ids,
+    )
+    .fetch_all(conn)
+    .await
+}
+
 /// Takes events out of the outbox, oldest first; what another relay is about to pass on is left
 /// to it. They are gone only with the commit.
 pub(super) async fn take(tx: &mut Tx, limit: i64) -> Result<Vec<Event>, sqlx::Error> {

@@ -61,12 +61,10 @@ impl<S: Clone + Send + Sync + 'static> Relay<S> {
         let mut tx = self.db.begin().await?;
         let events = queries::take(&mut tx, BATCH).await?;
         if events.is_empty() {
+            let _ = self.publisher.publish(&[]).await;
             return Ok(0);
         }
-        let mut jobs = Vec::with_capacity(events.len());
-        for event in &events {
-            jobs.extend(self.registry.jobs_for(event)?);
-        }
+        let jobs = self.registry.jobs_for(&events)?;
         jobs::enqueue_all(&mut tx, &jobs).await?;
         // Before the commit: they have happened, whatever becomes of this transaction, and being
         // told twice is better than never.

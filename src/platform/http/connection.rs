@@ -6,7 +6,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -41,6 +41,33 @@ const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// notice the answer, too short to be worth holding connections with.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// In the extensions of a response: a way to cut its connection off. The body of one whose client
+/// does not read is not asked for more, and so cannot end by itself.
+#[derive(Clone, Default)]
+pub struct Cut(Arc<Cuttable>);
+
+#[derive(Default)]
+struct Cuttable {
+    connection: OnceLock<CancellationToken>,
+    is_over: AtomicBool,
+}
+
+impl Cut {
+    /// Cuts the connection off, if the response is still on its way.
+    pub fn now(&self) {
+        if !self.0.is_over.load(Ordering::Acquire)
+            && let Some(connection) = self.0.connection.get()
+        {
+            connection.cancel();
+        }
+    }
+
+    /// The response has ended: the connection may have gone on to another.
+    pub fn forget(&self) {
+        self.0.is_over.store(true, Ordering::Release);
+    }
+}
+
 pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
@@ -52,14 +79,19 @@ pub(super) async fn serve(
     let _ = stream.set_nodelay(true);
     // Whether the last request was refused with its body perhaps still on the way.
     let refused = Arc::new(AtomicBool::new(false));
+    let cut = CancellationToken::new();
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
         request.extensions_mut().insert(Peer(peer));
         // Only a body that is one is worth a box.
         let request = request.map(|body| if has_body { Body::new(body) } else { Body::empty() });
         let (answer, refused) = (router.clone().call(request), refused.clone());
+        let cut = &cut;
         async move {
             let response = answer.await?;
+            if let Some(Cut(cuttable)) = response.extensions().get() {
+                let _ = cuttable.connection.set(cut.clone());
+            }
             refused.store(has_body && !response.status().is_success(), Ordering::Relaxed);
             Ok::<_, std::convert::Infallible>(response)
         }
@@ -69,15 +101,21 @@ pub(super) async fn serve(
         .header_read_timeout(header_timeout)
         .max_buf_size(READ_BUFFER_BYTES)
         .serve_connection(TokioIo::new(Muted::new(stream)), service);
-    // In this order: whatever happens on the connection would look at the other first.
+    // In this order: whatever happens on the connection would look at the others first.
     let ended = tokio::select! {
         biased;
-        ended = &mut connection => ended,
+        ended = &mut connection => Some(ended),
         () = closing.cancelled() => {
             std::pin::Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
+            tokio::select! {
+                biased;
+                ended = &mut connection => Some(ended),
+                () = cut.cancelled() => None,
+            }
         }
+        () = cut.cancelled() => None,
     };
+    let Some(ended) = ended else { return };
     let parts = connection.into_parts();
     let (mut stream, held_back) = parts.io.into_inner().into_parts();
     if let Err(error) = &ended {

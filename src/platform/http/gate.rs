@@ -42,7 +42,7 @@ pub struct Gate {
 }
 
 pub(super) struct Inner {
-    tokens: Tokens,
+    pub(super) tokens: Tokens,
     pub(super) sessions: Sessions,
     positions: Positions,
     pub(super) limiter: RateLimiter,
@@ -200,7 +200,7 @@ fn of_user(token: Option<Option<Token>>, position: Option<&str>) -> Consistency 
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())

@@ -5,9 +5,10 @@
 //! `idempotent`, `etag`,
 //! `pagination`), and `error`, the one error that leaves the process.
 
+pub mod accept;
 pub mod admission;
 pub mod client_ip;
-mod connection;
+pub mod connection;
 pub mod connections;
 pub mod docs;
 pub mod error;

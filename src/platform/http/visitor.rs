@@ -70,6 +70,20 @@ impl<S: Sync> FromRequestParts<S> for User {
     }
 }
 
+/// When the token that the request came with is no longer good, in seconds since 1970: for an
+/// answer that goes on for longer than a request does.
+pub struct TokenEnd(pub i64);
+
+impl<S: Sync> FromRequestParts<S> for TokenEnd {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let tokens = &Visitor::of(parts)?.gate.tokens;
+        let end = gate::bearer(&parts.headers).and_then(|token| tokens.end_of(token));
+        end.map(Self).ok_or_else(ApiError::unauthorized)
+    }
+}
+
 /// A logged-in administrator. 403 for other users.
 pub struct Admin(pub Arc<Principal>);
 

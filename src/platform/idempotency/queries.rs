@@ -93,5 +93,6 @@ pub(super) async fn insert(tx: &mut Tx, claim: &Claim, reply: &Reply) -> Result<
     )
     .execute(conn)
     .await?;
+    tx.wrote(events);
     Ok(done.rows_affected() == 1)
 }

@@ -161,10 +161,10 @@ impl Keeper {
             return Ok(());
         }
         let mut conn = self.db.primary().await?;
-        let renewed = queries::renew(&mut conn, &ids, &fences, self.lease).await?;
+        let lost = queries::renew(&mut conn, &ids, &fences, self.lease).await?;
         let map = self.held.map();
         for (id, fence) in ids.iter().zip(fences) {
-            if !renewed.contains(id)
+            if lost.contains(id)
                 && let Some(hold) = map.get(id).filter(|hold| hold.fence == fence)
             {
                 hold.lost.cancel();

@@ -7,6 +7,7 @@
 //!
 //! Reading order: this file, `registry.rs`, `worker.rs`, `lease.rs`, `keeper.rs`, `queries.rs`.
 
+pub mod admin;
 mod backoff;
 mod batch;
 mod keeper;

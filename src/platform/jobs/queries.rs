@@ -175,7 +175,9 @@ pub(super) async fn finish(conn: &mut Conn, outcomes: &Outcomes) -> Result<u64, 
     Ok(done.rows_affected())
 }
 
-/// Renews leases: the jobs that are still the worker's.
+/// Renews leases: the jobs that are no longer the worker's. One that a transaction holds at the
+/// moment cannot be taken over meanwhile, and is not waited for: its outcomes would wait as well.
+/// One that has completed itself is not lost either.
 pub(super) async fn renew(
     conn: &mut Conn,
     ids: &[Uuid],
@@ -183,10 +185,20 @@ pub(super) async fn renew(
     lease: Duration,
 ) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
-        "update jobs set lease_expires_at = now() + make_interval(secs => $3)
-         from unnest($1::uuid[], $2::int[]) as mine (id, fence)
-         where jobs.id = mine.id and jobs.fence = mine.fence and jobs.state = 'running'
-         returning jobs.id",
+        r#"with asked as (
+               select * from unnest($1::uuid[], $2::int[]) as a (id, fence)
+           ), kept as (
+               select jobs.id from jobs join asked a on jobs.id = a.id and jobs.fence = a.fence
+               where jobs.state = 'running' for no key update of jobs skip locked
+           ), renewed as (
+               update jobs set lease_expires_at = now() + make_interval(secs => $3)
+               from kept where jobs.id = kept.id
+           )
+           select a.id as "id!" from asked a
+           where not exists (
+               select from jobs where jobs.id = a.id and jobs.fence = a.fence
+                                  and jobs.state in ('running', 'completed')
+           )"#,
         ids,
         fences,
         lease.as_secs_f64(),

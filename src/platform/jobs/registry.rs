@@ -30,8 +30,8 @@ impl<S> Clone for Kind<S> {
 
 impl<S> Copy for Kind<S> {}
 
-/// Turns an event into the job of one subscriber, if it is for that one.
-type Subscription = Box<dyn Fn(&Event) -> Result<Option<NewJob>, sqlx::Error> + Send + Sync>;
+/// Turns events that are passed on together into the jobs of one subscriber.
+type Subscription = Box<dyn Fn(&[Event]) -> Result<Vec<NewJob>, sqlx::Error> + Send + Sync>;
 
 impl<S: Clone + Send + Sync + 'static> Registry<S> {
     pub fn new() -> Self {
@@ -54,8 +54,21 @@ impl<S: Clone + Send + Sync + 'static> Registry<S> {
     /// Makes a kind of job known, one of which is written for every event that `subscribe` makes
     /// one of: once in the whole fleet, with the event's own commit as its cause.
     pub fn once<J: Job<State = S>>(mut self, subscribe: fn(&Event) -> Option<J>) -> Self {
-        self.subscriptions.push(Box::new(move |event| {
-            subscribe(event).map(|job| Ok(NewJob::new(&job)?.caused_by(event))).transpose()
+        self.subscriptions.push(Box::new(move |events| {
+            let jobs = events.iter().filter_map(|event| Some((event, subscribe(event)?)));
+            jobs.map(|(event, job)| Ok(NewJob::new(&job)?.caused_by(event))).collect()
+        }));
+        self.job::<J>()
+    }
+
+    /// Like [`Registry::once`], with one job for all events that are passed on together: for a
+    /// subscriber to whom many at a time are hardly more work than one. Each event is in one job.
+    pub fn once_per_batch<J: Job<State = S>>(
+        mut self,
+        subscribe: fn(&[Event]) -> Option<J>,
+    ) -> Self {
+        self.subscriptions.push(Box::new(move |events| {
+            subscribe(events).iter().map(|job| NewJob::new(job)).collect()
         }));
         self.job::<J>()
     }
@@ -92,12 +105,16 @@ impl<S: Clone + Send + Sync + 'static> Registry<S> {
         &self.schedules
     }
 
-    /// The jobs of all who are told of `event`.
-    pub(in crate::platform) fn jobs_for(&self, event: &Event) -> Result<Vec<NewJob>, sqlx::Error> {
-        self.subscriptions
-            .iter()
-            .filter_map(|subscription| subscription(event).transpose())
-            .collect()
+    /// The jobs of all who are told of these events.
+    pub(in crate::platform) fn jobs_for(
+        &self,
+        events: &[Event],
+    ) -> Result<Vec<NewJob>, sqlx::Error> {
+        let mut jobs = Vec::with_capacity(events.len());
+        for subscription in &self.subscriptions {
+            jobs.append(&mut subscription(events)?);
+        }
+        Ok(jobs)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{queries, schedules, worker::Shared};
-use crate::platform::{db, events::relay};
+use crate::platform::{db, events::relay, upkeep};
 
 /// Jobs that are moved by one statement, at most.
 const BATCH: i64 = 1_000;
@@ -45,8 +45,15 @@ async fn tend<S: Clone + Send + Sync + 'static>(shared: &Shared<S>) -> Result<()
         }
     }
     let mut conn = db.primary().await?;
-    let moved =
-        queries::promote(&mut conn, BATCH).await? + queries::rescue(&mut conn, BATCH).await?;
+    let mut moved = queries::rescue(&mut conn, BATCH).await?;
+    // All of them: what failed together may come back together, whatever the jitter.
+    loop {
+        let promoted = queries::promote(&mut conn, BATCH).await?;
+        moved += promoted;
+        if promoted < BATCH as u64 {
+            break;
+        }
+    }
     if moved > 0 {
         db.bell().ring();
     }
@@ -62,5 +69,8 @@ async fn measure<S: Clone + Send + Sync + 'static>(shared: &Shared<S>) -> Result
     let (pending, age) = relay::pending(&mut conn).await?;
     measures.outbox_pending.set(pending);
     measures.outbox_age.set(age);
+    for (table, rows) in upkeep::default_rows(&mut conn).await? {
+        measures.default_rows.with_label_values(&[&table]).set(rows);
+    }
     Ok(())
 }

@@ -239,6 +239,23 @@ impl Sessions {
         Ok(live)
     }
 
+    /// Those of the sessions that are live, asked past everything that is remembered: for what
+    /// goes on for longer than a request.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    pub async fn live_among(&self, sessions: &[Uuid]) -> Result<Vec<Uuid>, db::Error> {
+        let ask = async |conn: Result<db::Conn, db::Error>| {
+            Ok(queries::live_among(&mut conn?, sessions).await?)
+        };
+        match ask(self.db.primary().await).await {
+            Err(error) if db::Error::is_unreachable(&error) => {
+                ask(self.believable_replica().await).await
+            }
+            answer => answer,
+        }
+    }
+
     async fn ask_primary(&self, user_id: Uuid, session_id: Uuid) -> Result<bool, db::Error> {
         let entry_end = self.entry_end().await;
         // A replica may lag behind the revocation.
@@ -262,16 +279,19 @@ impl Sessions {
         Ok(live)
     }
 
+    async fn ask_replica(&self, session_id: Uuid) -> Result<bool, db::Error> {
+        Ok(queries::is_live_here(&mut self.believable_replica().await?, session_id).await?)
+    }
+
     /// While the primary is away a replica that has all that the primary was seen to have is
     /// believed: nobody can end a session then, unless it is away from this process alone.
-    async fn ask_replica(&self, session_id: Uuid) -> Result<bool, db::Error> {
+    async fn believable_replica(&self) -> Result<db::Conn, db::Error> {
         let position = self.db.position();
         if position == Lsn::default() {
             // Never seen: any replica would do, however old.
             return Err(db::Error::Unreachable("primary", "it was never seen".to_owned()));
         }
-        let mut conn = self.db.read(&Consistency::AtLeast(position)).await?;
-        Ok(queries::is_live_here(&mut conn, session_id).await?)
+        self.db.read(&Consistency::AtLeast(position)).await
     }
 
     /// When an entry for an answer that is asked for now has to be gone: milliseconds since 1970

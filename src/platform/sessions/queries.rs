@@ -121,6 +121,17 @@ pub(super) async fn is_live_here(conn: &mut Conn, id: Uuid) -> Result<bool, sqlx
     .await
 }
 
+/// Those of the sessions that are live, as the server that is asked knows.
+pub(super) async fn live_among(conn: &mut Conn, ids: &[Uuid]) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select id from sessions
+         where id = any($1) and revoked_at is null and expires_at > now()",
+        ids,
+    )
+    .fetch_all(conn)
+    .await
+}
+
 pub(super) async fn list(conn: &mut Conn, user_id: Uuid) -> Result<Vec<Session>, sqlx::Error> {
     sqlx::query_as!(
         Session,

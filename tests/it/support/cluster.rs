@@ -3,10 +3,9 @@
 use std::{net::SocketAddr, path::Path};
 
 use lab::{
-    api::{Api, Shoal},
+    api::{Api, Shoal, Worker},
     nginx::Nginx,
     ports::Port,
-    process::Process,
     site::Site,
 };
 
@@ -19,8 +18,8 @@ pub struct Cluster {
     pub client: Client,
     pub replicas: Vec<Api>,
     _nginx: Nginx,
-    shoal: Shoal,
     site: Site,
+    shoal: Shoal,
 }
 
 impl Cluster {
@@ -37,6 +36,7 @@ impl Cluster {
             .with_setting("SHOAL_DB_LOOK_TIMEOUT_MS", "4000")
             .with_setting("SHOAL_REDIS_TIMEOUT_MS", "1000")
             .with_setting("SHOAL_CONCURRENCY_MIN", "1024")
+            .with_setting("SHOAL_JOB_POLL_MS", "100")
             .with_setting("SHOAL_RATE_LIMIT_DEFAULT", "1000000/60")
             .with_setting("SHOAL_RATE_LIMIT_WRITE", "1000000/60")
             .with_setting("SHOAL_RATE_LIMIT_LOGIN_IP", "1000000/60");
@@ -51,7 +51,11 @@ impl Cluster {
         let upstreams: Vec<SocketAddr> = replicas.iter().map(address).collect();
         let nginx = Nginx::start(&site, "nginx", Port::free().unwrap(), &upstreams).unwrap();
         let client = Client::new(vec![SocketAddr::from(([127, 0, 0, 1], nginx.port()))]);
-        Self { database, client, replicas, _nginx: nginx, shoal, site }
+        Self { database, client, replicas, _nginx: nginx, site, shoal }
+    }
+
+    pub fn address(&self, replica: usize) -> SocketAddr {
+        address(&self.replicas[replica])
     }
 
     /// A client that goes past nginx to one replica.
@@ -59,11 +63,9 @@ impl Cluster {
         self.client.with_addresses(vec![address(&self.replicas[replica])])
     }
 
-    /// Starts `shoal worker`. It is stopped when this is dropped.
-    pub fn worker(&self, name: &str) -> Process {
-        let shoal = self.shoal.clone().with_setting("HOST", "127.0.0.1");
-        let shoal = shoal.with_setting("PORT", "0").with_setting("SHOAL_JOB_POLL_MS", "100");
-        Process::start(shoal.launch(&self.site, name).arg("worker")).unwrap()
+    /// Another worker.
+    pub fn worker(&self, name: &str) -> Worker {
+        Worker::start(&self.site, name, Port::free().unwrap(), &self.shoal).unwrap()
     }
 
     /// A new administrator, logged in.

@@ -23,7 +23,9 @@ impl Database {
         let database = Self { name: unique("t"), topology: topology().clone() };
         let mut admin = database.admin().await;
         let template = &topology().template_database;
-        let create = format!("create database {} template {template}", database.name);
+        // Whose functions make partitions.
+        let owner = &topology().migrator.user;
+        let create = format!("create database {} template {template} owner {owner}", database.name);
         admin.execute(AssertSqlSafe(create)).await.unwrap();
         database.be_patient(&mut admin).await;
         admin.close().await.unwrap();

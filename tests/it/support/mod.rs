@@ -3,16 +3,21 @@
 
 mod client;
 mod cluster;
+pub mod crew;
 mod database;
+pub mod errands;
 mod fleet;
+mod live;
 mod raw;
 mod receiver;
 
 pub use self::{
     client::{Client, PASSWORD, Reply, order},
     cluster::Cluster,
+    crew::Crew,
     database::Database,
     fleet::{Fleet, Replica, ask_redis, environment, own_redis},
+    live::{Block, Live},
     raw::HANG,
     receiver::{Answer, Received, Receiver},
 };

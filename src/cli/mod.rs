@@ -1,4 +1,6 @@
-//! The subcommands, one function each.
+//! The subcommands, one function each, or a file where there are many.
+
+mod jobs;
 
 use std::{
     io::{BufRead, Write},
@@ -14,7 +16,7 @@ use tokio::net::TcpListener;
 use crate::{
     app::{self, Role},
     config::{self, Config, process_environment},
-    domain::{auth::Password, products::import, users},
+    domain::{auth::Password, orders, products::import, reports, users},
     platform::{
         breaker::Breakers,
         cache::Caches,
@@ -57,12 +59,20 @@ enum Command {
     /// Signing keys of access tokens
     #[command(subcommand)]
     Keys(Keys),
+    /// Work outside of requests: what waits, what died, and what to do about it
+    Jobs(jobs::Jobs),
     /// Administrators
     #[command(subcommand)]
     Admin(Admin),
     /// Bulk import
     #[command(subcommand)]
     Import(Import),
+    /// What happened, and was written down
+    #[command(subcommand)]
+    Events(Events),
+    /// The sums that reports are read from
+    #[command(subcommand)]
+    Reports(Reports),
 }
 
 #[derive(Subcommand)]
@@ -89,6 +99,22 @@ enum Import {
     Products { file: PathBuf },
 }
 
+#[derive(Subcommand)]
+enum Events {
+    /// Replay the trail of every order and compare it with the order; exit code 1 if any differs
+    Verify,
+}
+
+#[derive(Subcommand)]
+enum Reports {
+    /// Make the sums anew from all events, and tell where the old ones were wrong
+    Rebuild {
+        /// Only compare; exit code 1 if anything differs
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
 impl Cli {
     /// Whether this subcommand logs; the others print one thing and must print nothing else.
     pub fn logs(&self) -> bool {
@@ -113,16 +139,25 @@ impl Cli {
     /// For the person who called: what went wrong, and what to do.
     pub async fn run(self) -> anyhow::Result<()> {
         match self.command {
-            Command::Serve { with_worker: false } => serve(Role::Api).await,
-            Command::Serve { with_worker: true } => serve(Role::ApiAndWorker).await,
-            Command::Worker => work().await,
+            // Boxed, for they hold the whole configuration.
+            Command::Serve { with_worker: false } => Box::pin(serve(Role::Api)).await,
+            Command::Serve { with_worker: true } => Box::pin(serve(Role::ApiAndWorker)).await,
+            Command::Worker => Box::pin(work()).await,
             Command::Migrate => migrate().await,
             Command::Openapi => print(&format!("{}\n", app::openapi().to_pretty_json()?)),
             Command::Healthcheck { url } => healthcheck(&url).await,
             Command::Env => print(&config::example()),
             Command::Keys(Keys::Generate) => print(&tokens::generate_key()?),
+            Command::Jobs(jobs) => jobs.run().await,
             Command::Admin(Admin::Create { email, name }) => create_admin(email, name).await,
             Command::Import(Import::Products { file }) => import_products(file).await,
+            Command::Events(Events::Verify) => verify_events().await,
+            Command::Reports(Reports::Rebuild { dry_run: true }) => {
+                rebuild_reports(reports::Mode::Compare).await
+            }
+            Command::Reports(Reports::Rebuild { dry_run: false }) => {
+                rebuild_reports(reports::Mode::Replace).await
+            }
         }
     }
 }
@@ -228,6 +263,38 @@ async fn import_products(file: PathBuf) -> anyhow::Result<()> {
         .with_context(|| format!("{} was not imported", file.display()))?;
     tasks.stop().await;
     print(&format!("{} products imported from {}\n", imported.len(), file.display()))
+}
+
+async fn verify_events() -> anyhow::Result<()> {
+    let (db, tasks) = connect()?;
+    let mut output = Ok(());
+    let tell = |line: &str| {
+        if output.is_ok() {
+            output = print(&format!("{line}\n"));
+        }
+    };
+    let verified = orders::verify(&db, tell).await.context("not everything was compared")?;
+    output?;
+    tasks.stop().await;
+    let orders::Verified { orders, events, differing } = verified;
+    anyhow::ensure!(differing == 0, "{differing} of {orders} orders are not what their trails say");
+    print(&format!("{orders} orders are what their {events} events say\n"))
+}
+
+async fn rebuild_reports(mode: reports::Mode) -> anyhow::Result<()> {
+    let (db, tasks) = connect()?;
+    let rebuilt = reports::rebuild(&db, mode).await.context("the reports are as they were")?;
+    tasks.stop().await;
+    for difference in &rebuilt.differences {
+        print(&format!("{difference}\n"))?;
+    }
+    let (events, is_same) = (rebuilt.events, rebuilt.differences.is_empty());
+    if mode == reports::Mode::Compare {
+        anyhow::ensure!(is_same, "the reports are not what the events come to");
+        return print(&format!("the reports are what the events in them come to, of {events}\n"));
+    }
+    let verdict = if is_same { "the old ones were right" } else { "the old ones were wrong" };
+    print(&format!("the reports are made anew of {events} events; {verdict}\n"))
 }
 
 /// The database alone, for subcommands that do one thing and end.

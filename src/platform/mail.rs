@@ -1,0 +1,169 @@
+//! Mail by SMTP: plain text, one recipient.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use lettre::{
+    AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    message::{
+        Body, Mailbox,
+        header::{ContentTransferEncoding, ContentType},
+    },
+    transport::smtp::{self, AsyncSmtpTransportBuilder, PoolConfig, extension::ClientId},
+};
+use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
+
+use super::{
+    breaker::Breaker,
+    jobs::{Failure, Queue},
+};
+
+/// The jobs that write mail. As many connections are kept to the server.
+pub const QUEUE: Queue = Queue { name: "mail", concurrency: 8 };
+
+/// For each answer of the server.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a job waits while the server is left alone, in seconds: not all for the same time.
+const KEPT_AWAY: std::ops::Range<f64> = 2.0..6.0;
+
+#[derive(Clone)]
+pub struct Config {
+    /// May have a password in it.
+    pub url: SecretString,
+    pub from: Mailbox,
+}
+
+/// The way to the mail server.
+pub struct Mailer {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    from: Mailbox,
+    breaker: Breaker,
+}
+
+/// What is to be written to somebody.
+pub struct Mail<'a> {
+    /// The same for every attempt: the recipient's side knows a repetition by it.
+    pub id: Uuid,
+    pub to: &'a str,
+    pub subject: &'a str,
+    pub text: String,
+}
+
+/// Whether a mailer can be made of this.
+///
+/// # Errors
+/// What it should be instead; the URL is not quoted.
+pub fn parse_url(value: &str) -> Result<SecretString, String> {
+    let url = SecretString::from(value.to_owned());
+    builder(&url).map(|_| url).map_err(|_| {
+        "is not a URL of the form smtps://user:password@host:port, \
+         or smtp://host:port?tls=required"
+            .to_owned()
+    })
+}
+
+/// `name <address>`, or an address alone.
+///
+/// # Errors
+/// It is neither.
+pub fn parse_mailbox(value: &str) -> Result<Mailbox, String> {
+    value.parse().map_err(|_| format!("`{value}` is not of the form Name <address@host>"))
+}
+
+fn builder(url: &SecretString) -> Result<AsyncSmtpTransportBuilder, smtp::Error> {
+    AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose_secret())
+}
+
+impl Mailer {
+    /// Connects to nobody yet.
+    ///
+    /// # Errors
+    /// The URL is none of SMTP.
+    pub fn new(config: &Config, breaker: Breaker) -> anyhow::Result<Self> {
+        let domain = config.from.email.domain().to_owned();
+        let transport = builder(&config.url)
+            .context("the URL of the mail server")?
+            .hello_name(ClientId::Domain(domain))
+            .timeout(Some(TIMEOUT))
+            .pool_config(PoolConfig::new().max_size(QUEUE.concurrency as u32))
+            .build();
+        Ok(Self { transport, from: config.from.clone(), breaker })
+    }
+
+    /// Hands a mail to the server. Should its word be lost, the mail may be sent once more by
+    /// the next attempt, with the same `Message-ID`.
+    ///
+    /// # Errors
+    /// Hopeless for an address that no mail can be sent to, or that the server refuses for good;
+    /// else to be tried again. No address is told: errors are logged, and kept with jobs.
+    pub async fn send(&self, mail: Mail<'_>) -> Result<(), Failure> {
+        let message = self.message(mail)?;
+        if !self.breaker.allows() {
+            let wait = Duration::from_secs_f64(rand::random_range(KEPT_AWAY));
+            return Err(Failure::Postpone(wait));
+        }
+        match self.transport.send(message).await {
+            Ok(_) => {
+                self.breaker.record_success();
+                Ok(())
+            }
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn message(&self, mail: Mail<'_>) -> Result<Message, Failure> {
+        let Mail { id, to, subject, text } = mail;
+        let encoding = ContentTransferEncoding::QuotedPrintable;
+        let body = Body::new_with_encoding(text, encoding)
+            .map_err(|_| Failure::hopeless("its text cannot be encoded"))?;
+        let to = to.parse().map_err(|_| Failure::hopeless("no mail can be sent to the address"))?;
+        Message::builder()
+            .message_id(Some(format!("<{id}@{}>", self.from.email.domain())))
+            .from(self.from.clone())
+            .to(Mailbox::new(None, to))
+            .subject(subject)
+            .header(ContentType::TEXT_PLAIN)
+            // Whatever the length of its lines, and readable as it is.
+            .body(body)
+            .map_err(|error| Failure::hopeless(format!("no mail can be made of it: {error}")))
+    }
+
+    /// The server's own words are left out: they mostly have the address in them.
+    fn failed(&self, error: &smtp::Error) -> Failure {
+        if let Some(code) = error.status() {
+            // It speaks to us, so it is well.
+            self.breaker.record_success();
+            let why = format!("the mail server answered {code}");
+            return if error.is_permanent() { Failure::hopeless(why) } else { Failure::retry(why) };
+        }
+        self.breaker.record_failure();
+        Failure::retry(if error.is_timeout() {
+            "the mail server did not answer in time"
+        } else if error.is_tls() {
+            "no secure connection to the mail server can be made"
+        } else {
+            "the mail server cannot be reached"
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_is_no_mail_server_without_quoting_it() {
+        for good in ["smtp://localhost:25", "smtps://a:hunter2@mail.test", "smtp://a?tls=required"]
+        {
+            assert!(parse_url(good).is_ok(), "{good}");
+        }
+        for bad in ["", "localhost", "http://a:hunter2@mail.test"] {
+            let error = parse_url(bad).unwrap_err();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        assert!(parse_mailbox("Shoal <shop@shoal.test>").is_ok());
+        assert!(parse_mailbox("shop").is_err());
+    }
+}

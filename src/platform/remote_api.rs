@@ -1,0 +1,189 @@
+//! An HTTP service of somebody else's: one base URL, a time-out, a bound on answers and a breaker.
+//!
+//! Its address comes from the operator, so it may be anything; addresses that users name are not
+//! called by this.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, header};
+use reqwest::{Client, Response, redirect};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use url::Url;
+
+use super::{breaker::Breaker, context::Context, jobs::Failure};
+
+/// A server that does not even accept a connection for this long will not answer in time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Answers are small documents: whatever is longer is something else.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// How long a job waits while calls are kept away, in seconds: not all for the same time.
+const KEPT_AWAY: std::ops::Range<f64> = 4.0..12.0;
+
+/// No service is given more patience than this at once.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
+#[derive(Clone)]
+pub struct Config {
+    pub url: Url,
+    /// Sent as a bearer token.
+    pub key: Option<SecretString>,
+    /// For a call, from connecting to the last byte of the answer.
+    pub timeout: Duration,
+}
+
+pub struct RemoteApi {
+    client: Client,
+    url: Url,
+    key: Option<SecretString>,
+    breaker: Breaker,
+}
+
+/// The leave to make one call. Asked for before anything is done for the call's sake, so that a
+/// service that is away costs nobody anything else.
+pub struct Call<'a>(&'a RemoteApi);
+
+/// What a service that is well has said. Its status may still be an error of the caller's.
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Bytes,
+}
+
+/// Why there is no answer. Whether the service has done what it was asked is not known.
+pub enum Unanswered {
+    /// Not even asked: it has just failed several times in a row.
+    KeptAway,
+    /// It failed, or was not heard of in time.
+    Failed { why: String, retry_after: Option<Duration> },
+}
+
+impl From<Unanswered> for Failure {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::KeptAway => {
+                Self::Postpone(Duration::from_secs_f64(rand::random_range(KEPT_AWAY)))
+            }
+            Unanswered::Failed { why, retry_after } => Self::Retry { why, after: retry_after },
+        }
+    }
+}
+
+impl RemoteApi {
+    /// Sends nothing yet.
+    ///
+    /// # Errors
+    /// The client cannot be built: this machine has no usable root certificates.
+    pub fn new(config: &Config, breaker: Breaker) -> anyhow::Result<Self> {
+        let client = Client::builder()
+            .timeout(config.timeout)
+            .connect_timeout(CONNECT_TIMEOUT.min(config.timeout))
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .build()?;
+        Ok(Self { client, url: config.url.clone(), key: config.key.clone(), breaker })
+    }
+
+    /// Whether it may be called now.
+    ///
+    /// # Errors
+    /// `KeptAway` while the breaker is open.
+    pub fn admit(&self) -> Result<Call<'_>, Unanswered> {
+        if self.breaker.allows() { Ok(Call(self)) } else { Err(Unanswered::KeptAway) }
+    }
+
+    async fn send(
+        &self,
+        path: &[&str],
+        idempotency_key: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer, Unanswered> {
+        let mut request = self
+            .client
+            .post(self.address(path)?)
+            .header("idempotency-key", idempotency_key)
+            .json(body);
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key.expose_secret());
+        }
+        if let Some(traceparent) = Context::current().and_then(|now| now.traceparent.clone()) {
+            request = request.header("traceparent", traceparent);
+        }
+        let response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            let why = format!("the service answered {}", status.as_u16());
+            return Err(Unanswered::Failed { why, retry_after: retry_after(&response) });
+        }
+        Ok(Answer { status, body: read(response).await? })
+    }
+
+    fn address(&self, path: &[&str]) -> Result<Url, Unanswered> {
+        let mut url = self.url.clone();
+        match url.path_segments_mut() {
+            Ok(mut segments) => segments.pop_if_empty().extend(path),
+            Err(()) => return Err(unanswered("the service's URL takes no path")),
+        };
+        Ok(url)
+    }
+}
+
+impl Call<'_> {
+    /// Posts JSON to a path below the base URL, given by its segments. What comes twice with the
+    /// same idempotency key, the service has to do once.
+    ///
+    /// # Errors
+    /// There is no answer, or one of 429 or 5xx, which is no answer either.
+    pub async fn post(
+        self,
+        path: &[&str],
+        idempotency_key: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer, Unanswered> {
+        let Self(api) = self;
+        let answer = api.send(path, idempotency_key, body).await;
+        match &answer {
+            // One that asks for patience is well.
+            Ok(_) | Err(Unanswered::Failed { retry_after: Some(_), .. }) => {
+                api.breaker.record_success();
+            }
+            Err(_) => {
+                api.breaker.record_failure();
+            }
+        }
+        answer
+    }
+}
+
+async fn read(mut response: Response) -> Result<Bytes, Unanswered> {
+    let mut body = BytesMut::new();
+    while let Some(part) = response.chunk().await.map_err(failed)? {
+        if body.len() + part.len() > LONGEST_ANSWER {
+            return Err(unanswered("the service's answer is too long"));
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body.freeze())
+}
+
+/// Seconds only: a date would need clocks that agree.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let value = response.headers().get(header::RETRY_AFTER)?;
+    let seconds = value.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
+}
+
+/// Without the URL, which may have a password in it.
+fn failed(error: reqwest::Error) -> Unanswered {
+    if error.is_timeout() {
+        return unanswered("the service did not answer in time");
+    }
+    let error = anyhow::Error::new(error.without_url());
+    unanswered(&format!("{error:#}"))
+}
+
+fn unanswered(why: &str) -> Unanswered {
+    Unanswered::Failed { why: why.to_owned(), retry_after: None }
+}
