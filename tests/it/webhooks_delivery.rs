@@ -242,6 +242,51 @@ async fn it_is_delivered_again_by_hand_under_the_same_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_job_of_an_earlier_round_does_nothing() {
+    let (fleet, admin) = one_of_each().await;
+    let receiver = Receiver::start(|_| Answer::Status(500)).await;
+    let webhook = Webhook::create(&admin, &receiver.url("/"), &["order.*"]).await;
+    emit(&fleet, "order.paid", 1).await;
+    let failed = webhook.until_newest_is(&admin, "pending", 1).await;
+    let id = failed["id"].as_str().unwrap();
+    let path = format!("{}/deliveries/{id}/redeliver", webhook.path());
+    admin.post(&path, &json!({})).await.expect(202);
+    until(async || receiver.received("/").len() == 2).await;
+    webhook.until_newest_is(&admin, "pending", 1).await;
+    until(async || {
+        let first =
+            "update jobs set run_at = now() where state = 'scheduled' and args->>'round' = '1'";
+        execute(&fleet.database, first).await;
+        let completed = "select count(*) from jobs
+                         where kind = 'webhooks.deliver' and state = 'completed'";
+        fleet.database.number(completed).await == 1
+    })
+    .await;
+    assert_eq!(receiver.received("/").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_told_twice_is_delivered_once() {
+    let (fleet, admin) = one_of_each().await;
+    let receiver = Receiver::content().await;
+    let webhook = Webhook::create(&admin, &receiver.url("/"), &["order.*"]).await;
+    emit(&fleet, "order.paid", 3).await;
+    let told = "select count(*) from jobs where kind = 'webhooks.fan_out' and state = 'completed'
+                and args->>'event_type' = 'order.paid'";
+    until(async || receiver.received("/").len() == 3 && fleet.database.number(told).await == 3)
+        .await;
+    // As when a worker was killed before it had recorded that it was done.
+    let again = "update jobs set state = 'available', finished_at = null
+                 where kind = 'webhooks.fan_out'";
+    execute(&fleet.database, again).await;
+    until(async || fleet.database.number(told).await == 3).await;
+    let open = "select count(*) from jobs where state in ('available', 'running', 'scheduled')";
+    until(async || fleet.database.number(open).await == 0).await;
+    assert_eq!(webhook.deliveries(&admin).await.len(), 3);
+    assert_eq!(receiver.received("/").len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_receiver_delays_nobody_else() {
     // No time-out ends what hangs before the test does.
     let fleet = Fleet::of(1).with_workers().set("SHOAL_WEBHOOK_TIMEOUT_MS", "600000");

@@ -71,12 +71,6 @@ impl TryFrom<Vec<String>> for Filters {
     }
 }
 
-/// The filters that an event of this type matches.
-pub(super) fn filters_matching(kind: &str) -> Vec<String> {
-    let resource = kind.split('.').next().unwrap_or_default();
-    vec!["*".to_owned(), format!("{resource}.*"), kind.to_owned()]
-}
-
 /// An endpoint as stored, without its secrets.
 #[derive(Debug)]
 pub(super) struct Endpoint {
@@ -265,6 +259,5 @@ mod tests {
         }
         assert_eq!(parse(&["user.*", "*", "*"]).unwrap().as_slice(), ["*", "user.*"]);
         assert!(parse(&[]).is_err());
-        assert_eq!(filters_matching("order.paid"), ["*", "order.*", "order.paid"]);
     }
 }

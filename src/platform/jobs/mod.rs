@@ -9,6 +9,7 @@
 
 pub mod admin;
 mod backoff;
+mod batch;
 mod keeper;
 mod lease;
 mod measures;
@@ -26,6 +27,7 @@ use uuid::Uuid;
 
 pub use self::{
     backoff::jittered,
+    batch::{Ask, Batch},
     lease::Lease,
     registry::Registry,
     schedules::Schedule,

@@ -1,6 +1,7 @@
 //! Sends webhooks: signed (Standard Webhooks 1.0.0), to the internet only, and to each receiver no
 //! more at a time than it can take. What is sent to whom, and how often, is the domain's.
 
+mod batches;
 mod lanes;
 mod signature;
 
@@ -14,8 +15,12 @@ use time::OffsetDateTime;
 use url::Url;
 use uuid::Uuid;
 
+pub use self::{
+    batches::{Batches, Delivered, Due, Told},
+    lanes::Place,
+    signature::Secret,
+};
 use self::{lanes::Lanes, signature::signatures};
-pub use self::{lanes::Place, signature::Secret};
 use super::{
     http::etag::header_value,
     http_client::{self, Answer, Error, HttpClient, Refusal},
@@ -32,6 +37,8 @@ pub struct Webhooks {
     client: HttpClient,
     lanes: Lanes,
     deliveries: IntCounterVec,
+    /// What deliveries ask of the database together.
+    pub batches: Batches,
 }
 
 /// One delivery.
@@ -58,7 +65,8 @@ impl Webhooks {
             "Attempts by outcome: delivered, failed, gone (410), refused, timeout, unreachable.",
             &["outcome"],
         )?;
-        Ok(Self { client: HttpClient::new(config, resolver)?, lanes: Lanes::new(), deliveries })
+        let client = HttpClient::new(config, resolver)?;
+        Ok(Self { client, lanes: Lanes::new(), deliveries, batches: Batches::default() })
     }
 
     /// As [`HttpClient::check`].

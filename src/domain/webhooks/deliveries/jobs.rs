@@ -1,24 +1,30 @@
 //! Jobs of webhooks: one per event, which finds out who is told of it, and one per delivery.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
 use super::{
-    super::model::{RESOURCES, filters_matching},
+    super::model::RESOURCES,
     Body,
-    queries::{self, Due, FailedAttempt},
+    queries::{self, FailedAttempt},
     wait_after,
 };
 use crate::{
     platform::{
+        context::Context,
+        db::{self, Db},
         events::Event,
-        jobs::{Failure, Job, Lease, NewJob, Queue, Registry, enqueue_all},
-        webhooks::{Message, Secret},
+        jobs::{Ask, Failure, Job, Lease, NewJob, Queue, Registry, enqueue_all},
+        webhooks::{Delivered, Due, Message, Secret, Told},
     },
     state::AppState,
 };
@@ -69,23 +75,38 @@ impl Job for FanOut {
 
     async fn run(self, app: &AppState, _: &Lease) -> Result<(), Failure> {
         let Self { event_id, event_type, body } = self;
-        let filters = filters_matching(&event_type);
-        // Nobody asks for most events, which takes no transaction to find out.
-        if !queries::is_asked_for(&mut app.db.primary().await?, &filters).await? {
-            return Ok(());
-        }
-        let mut tx = app.db.begin().await?;
-        // No lease is held: of two that do this, one finds that there is nothing to insert.
-        let inserted = queries::fan_out(&mut tx, event_id, &event_type, &filters, &body).await?;
-        let jobs: Vec<NewJob> = inserted
-            .into_iter()
-            .map(|new| Deliver { delivery: new.id, endpoint: new.endpoint_id, round: 1 })
-            .map(|job| NewJob::new(&job))
-            .collect::<Result<_, _>>()?;
-        enqueue_all(&mut tx, &jobs).await?;
-        tx.commit().await?;
-        Ok(())
+        let told = Told { event_id, event_type, body, context: Context::current() };
+        let ask: Ask<_, _> = |db, events| async move { fan_out(&db, &events).await }.boxed();
+        app.webhooks.batches.told.call(&app.db, told, ask).await
     }
+}
+
+async fn fan_out(db: &Db, events: &[Told]) -> Result<Vec<()>, db::Error> {
+    let types: BTreeSet<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
+    let types: Vec<&str> = types.into_iter().collect();
+    let done = events.iter().map(|_| ()).collect();
+    // Nobody asks for most events, which takes no transaction to find out.
+    if !queries::is_any_asked_for(&mut db.primary().await?, &types).await? {
+        return Ok(done);
+    }
+    let mut tx = db.begin().await?;
+    // No lease is held: of two that do this, one finds that there is nothing to insert.
+    let inserted = queries::fan_out(&mut tx, events).await?;
+    let contexts: HashMap<Uuid, &Told> =
+        events.iter().map(|event| (event.event_id, event)).collect();
+    let mut jobs = Vec::with_capacity(inserted.len());
+    for new in inserted {
+        let job = Deliver { delivery: new.id, endpoint: new.endpoint_id, round: 1 };
+        // On behalf of the request that the event came from, not of whoever has the turn.
+        let context = contexts.get(&new.event_id).and_then(|event| event.context.clone());
+        jobs.push(match context {
+            Some(context) => context.scope(async { NewJob::new(&job) }).await?,
+            None => NewJob::new(&job)?,
+        });
+    }
+    enqueue_all(&mut tx, &jobs).await?;
+    tx.commit().await?;
+    Ok(done)
 }
 
 /// Delivers, as often as it takes. How often it was tried is in the delivery's row: an attempt that
@@ -105,10 +126,11 @@ impl Job for Deliver {
 
     async fn run(self, app: &AppState, _: &Lease) -> Result<(), Failure> {
         let place = app.webhooks.enter(self.endpoint).await.map_err(Failure::Postpone)?;
-        let due = {
-            let mut conn = app.db.primary().await?;
-            queries::find_due(&mut conn, self.delivery, self.round).await?
+        let batches = &app.webhooks.batches;
+        let ask: Ask<_, _> = |db, wanted| {
+            async move { Ok(queries::find_due(&mut db.primary().await?, &wanted).await?) }.boxed()
         };
+        let due = batches.due.call(&app.db, (self.delivery, self.round), ask).await?;
         let Some(due) = due else { return Ok(()) };
         if due.wait > 0.0 {
             // The worker of the attempt before ended before it could say that there is to be
@@ -136,9 +158,8 @@ impl Job for Deliver {
         };
         let status = answer.status.as_u16() as i16;
         if answer.status.is_success() {
-            let mut conn = app.db.primary().await?;
-            queries::record_delivered(&mut conn, self.delivery, self.round, status).await?;
-            return Ok(());
+            let delivered = Delivered { id: self.delivery, round: self.round, status };
+            return batches.delivered.call(&app.db, delivered, record_delivered).await;
         }
         let is_gone = answer.status == StatusCode::GONE;
         let attempt = Attempt {
@@ -149,6 +170,17 @@ impl Job for Deliver {
         };
         self.failed(app, attempts, attempt).await
     }
+}
+
+fn record_delivered(
+    db: Db,
+    delivered: Vec<Delivered>,
+) -> BoxFuture<'static, Result<Vec<()>, db::Error>> {
+    async move {
+        queries::record_delivered(&mut db.primary().await?, &delivered).await?;
+        Ok(delivered.iter().map(|_| ()).collect())
+    }
+    .boxed()
 }
 
 /// How an attempt failed.

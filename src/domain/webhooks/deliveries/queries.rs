@@ -3,15 +3,23 @@
 use uuid::Uuid;
 
 use super::super::model::{Delivery, State};
-use crate::platform::db::Conn;
+use crate::platform::{
+    db::Conn,
+    webhooks::{Delivered, Due, Told},
+};
 
-/// Whether any endpoint asks for events that match one of `filters`.
-pub(super) async fn is_asked_for(conn: &mut Conn, filters: &[String]) -> Result<bool, sqlx::Error> {
+/// Whether any endpoint asks for events of one of these types.
+pub(super) async fn is_any_asked_for(
+    conn: &mut Conn,
+    event_types: &[&str],
+) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select exists (
-               select from webhook_endpoints where disabled_at is null and events && $1
+               select from unnest($1::text[]) as t (type)
+               join webhook_endpoints e on e.disabled_at is null
+                   and e.events && array['*', split_part(t.type, '.', 1) || '.*', t.type]
            ) as "is_asked_for!""#,
-        filters,
+        event_types as &[&str],
     )
     .fetch_one(conn)
     .await
@@ -21,27 +29,31 @@ pub(super) async fn is_asked_for(conn: &mut Conn, filters: &[String]) -> Result<
 pub(super) struct Inserted {
     pub(super) id: Uuid,
     pub(super) endpoint_id: Uuid,
+    pub(super) event_id: Uuid,
 }
 
-/// One delivery for each endpoint that asks for the event. Those there are already are left.
+/// One delivery of each event for each endpoint that asks for it. Those there are already are
+/// left. In an order, so that two who insert the same do not wait for each other in a circle.
 pub(super) async fn fan_out(
     conn: &mut Conn,
-    event_id: Uuid,
-    event_type: &str,
-    filters: &[String],
-    body: &str,
+    events: &[Told],
 ) -> Result<Vec<Inserted>, sqlx::Error> {
+    let ids: Vec<Uuid> = events.iter().map(|event| event.event_id).collect();
+    let types: Vec<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
+    let bodies: Vec<&str> = events.iter().map(|event| event.body.as_str()).collect();
     sqlx::query_as!(
         Inserted,
         "insert into webhook_deliveries (id, endpoint_id, event_id, event_type, body)
-         select gen_random_uuid(), id, $1, $2, $4 from webhook_endpoints
-         where disabled_at is null and events && $3
+         select gen_random_uuid(), e.id, t.id, t.type, t.body
+         from unnest($1::uuid[], $2::text[], $3::text[]) as t (id, type, body)
+         join webhook_endpoints e on e.disabled_at is null
+             and e.events && array['*', split_part(t.type, '.', 1) || '.*', t.type]
+         order by e.id, t.id
          on conflict (endpoint_id, event_id) do nothing
-         returning id, endpoint_id",
-        event_id,
-        event_type,
-        filters,
-        body,
+         returning id, endpoint_id, event_id",
+        &ids,
+        &types as &[&str],
+        &bodies as &[&str],
     )
     .fetch_all(conn)
     .await
@@ -127,61 +139,74 @@ pub(in crate::domain::webhooks) async fn list_page(
     .await
 }
 
-/// What an attempt needs.
-pub(super) struct Due {
-    pub(super) body: String,
-    pub(super) attempts: i16,
-    /// Seconds until it may be made.
-    pub(super) wait: f64,
-    pub(super) url: String,
-    pub(super) secret: Vec<u8>,
-    pub(super) previous_secret: Option<Vec<u8>>,
-    pub(super) is_disabled: bool,
-}
-
-/// `None` if there is nothing left to do in this round.
+/// What attempts need, in the order of `wanted`. `None` where there is nothing left to do in the
+/// round.
 pub(super) async fn find_due(
     conn: &mut Conn,
-    id: Uuid,
-    round: i32,
-) -> Result<Option<Due>, sqlx::Error> {
-    sqlx::query_as!(
-        Due,
-        r#"select d.body, d.attempts,
+    wanted: &[(Uuid, i32)],
+) -> Result<Vec<Option<Due>>, sqlx::Error> {
+    let (ids, rounds): (Vec<Uuid>, Vec<i32>) = wanted.iter().copied().unzip();
+    let rows = sqlx::query!(
+        r#"select w.place as "place!", d.body, d.attempts,
                   greatest(extract(epoch from d.next_attempt_at - now()), 0)::float8 as "wait!",
                   e.url, e.secret,
                   case when e.previous_secret_expires_at > now() then e.previous_secret end
                       as previous_secret,
                   e.disabled_at is not null as "is_disabled!"
-           from webhook_deliveries d join webhook_endpoints e on e.id = d.endpoint_id
-           where d.id = $1 and d.round = $2 and d.state = 'pending'"#,
-        id,
-        round,
+           from unnest($1::uuid[], $2::int[]) with ordinality as w (id, round, place)
+           join webhook_deliveries d
+               on d.id = w.id and d.round = w.round and d.state = 'pending'
+           join webhook_endpoints e on e.id = d.endpoint_id"#,
+        &ids,
+        &rounds,
     )
-    .fetch_optional(conn)
-    .await
+    .fetch_all(conn)
+    .await?;
+    let mut found: Vec<Option<Due>> = wanted.iter().map(|_| None).collect();
+    for row in rows {
+        let place = usize::try_from(row.place - 1).ok().and_then(|place| found.get_mut(place));
+        if let Some(place) = place {
+            *place = Some(Due {
+                body: row.body,
+                attempts: row.attempts,
+                wait: row.wait,
+                url: row.url,
+                secret: row.secret,
+                previous_secret: row.previous_secret,
+                is_disabled: row.is_disabled,
+            });
+        }
+    }
+    Ok(found)
 }
 
-/// Records that the receiver has it, also if another worker recorded a failure meanwhile.
+/// Records that receivers have them, also if another worker recorded a failure meanwhile.
+/// Endpoints are locked in an order, so that two batches do not wait for each other in a circle.
 pub(super) async fn record_delivered(
     conn: &mut Conn,
-    id: Uuid,
-    round: i32,
-    status: i16,
+    delivered: &[Delivered],
 ) -> Result<(), sqlx::Error> {
+    let ids: Vec<Uuid> = delivered.iter().map(|one| one.id).collect();
+    let rounds: Vec<i32> = delivered.iter().map(|one| one.round).collect();
+    let statuses: Vec<i16> = delivered.iter().map(|one| one.status).collect();
     sqlx::query!(
         "with recorded as (
-             update webhook_deliveries
-             set state = 'delivered', attempts = attempts + 1, response_status = $3, error = null,
-                 last_attempt_at = now(), next_attempt_at = null
-             where id = $1 and round = $2 and state = 'pending'
-             returning endpoint_id
+             update webhook_deliveries d
+             set state = 'delivered', attempts = attempts + 1, response_status = o.status,
+                 error = null, last_attempt_at = now(), next_attempt_at = null
+             from unnest($1::uuid[], $2::int[], $3::smallint[]) as o (id, round, status)
+             where d.id = o.id and d.round = o.round and d.state = 'pending'
+             returning d.endpoint_id
+         ), well as (
+             select id from webhook_endpoints
+             where failing_since is not null and id in (select endpoint_id from recorded)
+             order by id for no key update
          )
          update webhook_endpoints e set failing_since = null, version = version + 1
-         from recorded r where e.id = r.endpoint_id and e.failing_since is not null",
-        id,
-        round,
-        status,
+         from well where e.id = well.id",
+        &ids,
+        &rounds,
+        &statuses,
     )
     .execute(conn)
     .await?;
