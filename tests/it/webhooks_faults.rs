@@ -116,7 +116,7 @@ async fn every_event_arrives_though_workers_are_killed() {
     }
     assert_eq!(receiver.received("/trap").len(), 0);
 
-    logs.extend(workers.iter().map(|worker| worker.log().to_owned()));
+    logs.extend(workers.iter_mut().map(|worker| worker.process().log().to_owned()));
     for log in logs {
         let log = std::fs::read_to_string(log).unwrap();
         assert!(!log.contains("whsec_"));
