@@ -61,7 +61,7 @@ impl Shoal {
     }
 
     /// The program, to be started in the site as a process that stays.
-    pub fn launch(&self, site: &Site, name: &str) -> Launch {
+    pub(crate) fn launch(&self, site: &Site, name: &str) -> Launch {
         let env = self.env.iter().cloned();
         site.launch_as_self(name, &self.binary).env(env).on_cores(self.cores.as_deref())
     }
