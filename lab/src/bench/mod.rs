@@ -25,6 +25,7 @@ mod redis_benchmark;
 pub(crate) mod report;
 mod sql;
 mod stage;
+mod streams;
 mod targets;
 mod wrk;
 
@@ -107,6 +108,9 @@ pub(crate) fn run(setting: Setting<'_>, extent: &Extent, progress: &Progress) ->
     let mut targets = targets::targets(&tables, cold_key.as_ref(), memory);
     if extent.workloads.contains(&Workload::Jobs) {
         targets.extend(jobs::run(&stage, setting.programs, progress)?);
+    }
+    if extent.workloads.contains(&Workload::Streams) {
+        targets.extend(streams::run(&stage, progress)?);
     }
     Ok(Report {
         machine,

@@ -31,6 +31,8 @@ pub enum Workload {
     Cold,
     /// Work outside of requests: jobs.
     Jobs,
+    /// Open streams of events.
+    Streams,
 }
 
 /// What sends the requests of a row.
@@ -79,7 +81,7 @@ impl Plan {
             Workload::Order => order(stage).map(Some),
             Workload::Place => place(stage).map(Some),
             Workload::Login => login(stage).map(Some),
-            Workload::Cold | Workload::Jobs => Ok(None),
+            Workload::Cold | Workload::Jobs | Workload::Streams => Ok(None),
         }
     }
 
