@@ -183,28 +183,35 @@ async fn a_kind_that_a_build_does_not_know_is_left_to_another() {
 
 /// The fence: as long as its worker does not know that the job was taken over, nothing but the row
 /// keeps it from having its effect.
+async fn take_over(completes: bool) {
+    let crew = Crew::new().await;
+    let worker = crew.worker();
+    crew.enqueue(&Gated { name: "g".to_owned(), completes }).await;
+    crew.until(BEGUN, 1).await;
+    // As another worker does after a rescue. The lease of 30 s is not renewed meanwhile.
+    crew.execute(
+        "update jobs set fence = fence + 1, attempt = attempt + 1, worker = 'another',
+                         lease_expires_at = now() + interval '1 hour'",
+    )
+    .await;
+    crew.open("g").await;
+    crew.until(REFUSED, 1).await;
+    // Its outcome is recorded no more than that.
+    worker.stop().await;
+    assert_eq!(crew.database.number(DONE).await, 0);
+    let others = "select count(*) from jobs where state = 'running' and worker = 'another'
+        and lease_expires_at > now() + interval '50 minutes' and attempt = 2 and error is null";
+    assert_eq!(crew.database.number(others).await, 1);
+}
+
 #[tokio::test]
-async fn what_was_taken_over_has_no_effect_and_completes_nothing() {
-    for completes in [false, true] {
-        let crew = Crew::new().await;
-        let worker = crew.worker();
-        crew.enqueue(&Gated { name: "g".to_owned(), completes }).await;
-        crew.until(BEGUN, 1).await;
-        // As another worker does after a rescue. The lease of 30 s is not renewed meanwhile.
-        crew.execute(
-            "update jobs set fence = fence + 1, attempt = attempt + 1, worker = 'another',
-                             lease_expires_at = now() + interval '1 hour'",
-        )
-        .await;
-        crew.open("g").await;
-        crew.until(REFUSED, 1).await;
-        // Its outcome is recorded no more than that.
-        worker.stop().await;
-        assert_eq!(crew.database.number(DONE).await, 0);
-        let others = "select count(*) from jobs where state = 'running' and worker = 'another'
-            and lease_expires_at > now() + interval '50 minutes' and attempt = 2 and error is null";
-        assert_eq!(crew.database.number(others).await, 1);
-    }
+async fn what_was_taken_over_has_no_effect() {
+    take_over(false).await;
+}
+
+#[tokio::test]
+async fn what_was_taken_over_completes_nothing() {
+    take_over(true).await;
 }
 
 /// One job that holds its row must not keep the leases and outcomes of all others waiting.

@@ -14,6 +14,7 @@ pub mod workloads;
 mod cold_key;
 pub(crate) mod cores;
 mod data;
+mod deliveries;
 mod figures;
 mod http;
 mod jobs;
@@ -109,8 +110,15 @@ pub(crate) fn run(setting: Setting<'_>, extent: &Extent, progress: &Progress) ->
     if extent.workloads.contains(&Workload::Jobs) {
         targets.extend(jobs::run(&stage, setting.programs, progress)?);
     }
+    if extent.workloads.contains(&Workload::Deliveries) {
+        let step = progress.step("Webhooks");
+        targets.extend(deliveries::run(&stage)?);
+        step.done();
+    }
     if extent.workloads.contains(&Workload::Streams) {
-        targets.extend(streams::run(&stage, progress)?);
+        let step = progress.step("Live streams");
+        targets.extend(streams::run(&stage)?);
+        step.done();
     }
     Ok(Report {
         machine,
