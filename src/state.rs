@@ -12,6 +12,7 @@ use crate::{
         consistency::Positions,
         db::Db,
         health::Health,
+        http_client::SystemResolver,
         idempotency::Idempotency,
         jobs::wake,
         locks::Locks,
@@ -27,6 +28,7 @@ use crate::{
         streams::Streams,
         tokens::Tokens,
         upkeep::Upkeep,
+        webhooks::Webhooks,
     },
 };
 
@@ -65,6 +67,8 @@ pub struct App {
     pub payments: Option<RemoteApi>,
     /// The way to the mail server, if there is one.
     pub mail: Option<Mailer>,
+    /// Sends signed messages to whoever asked for them.
+    pub webhooks: Webhooks,
     /// Whether this replica should get requests.
     pub health: Health,
     /// Live streams of events.
@@ -109,6 +113,7 @@ impl App {
             catalogue_cache: catalogue_cache(&caches),
             payments: payments.transpose()?,
             mail: mail.transpose()?,
+            webhooks: Webhooks::new(config.webhooks, Arc::new(SystemResolver), &metrics)?,
             health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),
             streams: Streams::new(&config.streams, &metrics)?,
             reports_lag: metrics.seconds(

@@ -100,6 +100,7 @@ impl Jobs {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` gives it away")]
 fn told(error: ApiError) -> anyhow::Error {
     anyhow::anyhow!("{error}")
 }

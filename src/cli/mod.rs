@@ -173,7 +173,8 @@ async fn serve(role: Role) -> anyhow::Result<()> {
         None => None,
     };
     let app = App::new(&config, tasks).await?;
-    app::run((listener, ops), app, &config, role, shutdown).await
+    // Boxed: all the rest of the process is in it.
+    Box::pin(app::run((listener, ops), app, &config, role, shutdown)).await
 }
 
 async fn work() -> anyhow::Result<()> {
@@ -184,7 +185,7 @@ async fn work() -> anyhow::Result<()> {
     let address = http.ops_address.unwrap_or_else(|| (http.host, http.port).into());
     let listener = listen(address).await?;
     let app = App::new(&config, tasks).await?;
-    app::work(listener, app, &config, shutdown).await
+    Box::pin(app::work(listener, app, &config, shutdown)).await
 }
 
 async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {

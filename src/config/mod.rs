@@ -21,7 +21,7 @@ use crate::platform::{
     db,
     env::{Env, Lookup, Variable},
     http::{layers, server},
-    jobs, mail, passwords,
+    http_client, jobs, mail, passwords,
     rate_limit::Policy,
     redis, remote_api, sessions, storage, streams, telemetry, tokens, upkeep,
 };
@@ -42,6 +42,7 @@ pub struct Config {
     pub payments: Option<remote_api::Config>,
     /// The mail server, if there is one.
     pub mail: Option<mail::Config>,
+    pub webhooks: http_client::Config,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
     pub passwords: passwords::Config,

@@ -14,6 +14,7 @@ pub mod payments;
 pub mod products;
 pub mod reports;
 pub mod users;
+pub mod webhooks;
 
 use http::Method;
 use utoipa_axum::router::OpenApiRouter;
@@ -40,6 +41,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(products::routes())
         .merge(orders::routes())
         .merge(payments::routes())
+        .merge(webhooks::routes())
         .merge(reports::routes())
         .merge(admin::routes())
 }
@@ -50,6 +52,7 @@ pub fn work() -> Registry<AppState> {
         .merge(users::work())
         .merge(orders::work())
         .merge(payments::work())
+        .merge(webhooks::work())
         .merge(reports::work())
         .merge(admin::work())
 }

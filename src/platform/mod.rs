@@ -8,7 +8,7 @@
 //!
 //! # Reading order
 //! `db` (pools, reads, transactions), `redis`, `cache`, `sessions`, `idempotency`, `events`, `jobs`,
-//! then `http`. The rest is small and stands alone.
+//! `http_client`, `webhooks`, then `http`. The rest is small and stands alone.
 
 pub mod bell;
 pub mod breaker;
@@ -21,6 +21,7 @@ pub mod env;
 pub mod events;
 pub mod health;
 pub mod http;
+pub mod http_client;
 pub mod idempotency;
 pub mod jobs;
 pub mod locks;
@@ -38,3 +39,4 @@ pub mod telemetry;
 pub mod text;
 pub mod tokens;
 pub mod upkeep;
+pub mod webhooks;

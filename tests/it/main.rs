@@ -54,3 +54,7 @@ mod streams;
 mod tidy;
 mod upkeep;
 mod users;
+mod webhooks;
+mod webhooks_delivery;
+mod webhooks_faults;
+mod webhooks_reach;

@@ -16,6 +16,10 @@ use crate::{
     support::{Client, Fleet, Reply, unique, until},
 };
 
+/// Jobs of this resource that have not ended.
+const UNFINISHED: &str =
+    "select count(*) from jobs where queue = 'reports' and state <> 'completed'";
+
 async fn place(client: &Client, items: &[(Uuid, i64)]) -> String {
     let placed = client.place_order(&unique("key"), items).await.expect(201);
     placed["id"].as_str().unwrap().to_owned()
@@ -154,7 +158,6 @@ async fn events_may_come_in_any_order_and_more_than_once() {
     cancel(&customer, &regretted).await;
     let mut connection = fleet.database.connect().await;
     connection.execute("delete from outbox").await.unwrap();
-    let unfinished = "select count(*) from jobs where state <> 'completed'";
     for kind in ["cancelled", "created", "created", "cancelled"] {
         let insert = format!(
             "insert into jobs (id, queue, kind, args, max_attempts)
@@ -163,7 +166,7 @@ async fn events_may_come_in_any_order_and_more_than_once() {
              from events where type = 'order.{kind}'"
         );
         connection.execute(AssertSqlSafe(insert)).await.unwrap();
-        work_until(&fleet, async || fleet.database.number(unfinished).await == 0).await;
+        work_until(&fleet, async || fleet.database.number(UNFINISHED).await == 0).await;
     }
     assert_eq!(totals(&admin).await, euros(1, 3, 300));
 }
@@ -187,9 +190,8 @@ async fn a_rebuild_tells_what_was_wrong_and_leaves_what_is_right() {
     assert!(rebuilt.stdout.contains("of 3 events; the old ones were right"), "{}", rebuilt.stdout);
     assert_eq!(totals(&admin).await, euros(1, 3, 300));
     let left = "select count(*) from outbox";
-    let unfinished = "select count(*) from jobs where state <> 'completed'";
     let is_done = async || {
-        fleet.database.number(left).await == 0 && fleet.database.number(unfinished).await == 0
+        fleet.database.number(left).await == 0 && fleet.database.number(UNFINISHED).await == 0
     };
     work_until(&fleet, is_done).await;
     assert_eq!(totals(&admin).await, euros(1, 3, 300), "not counted twice");

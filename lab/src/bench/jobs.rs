@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::http;
 use super::stage::Stage;
 use super::targets::{Bound, Target};
+use crate::api::Worker;
 use crate::error::{Error, Result};
 use crate::interrupt;
+use crate::ports::Port;
 use crate::process::Process;
 use crate::progress::Progress;
 use crate::psql::Psql;
@@ -88,8 +90,7 @@ fn fill(psql: &Psql<'_>) -> Result<()> {
 /// Counted from the begin of the order's transaction, so a little more than from its commit.
 fn start_latency(stage: &Stage<'_>, psql: &Psql<'_>) -> Result<f64> {
     let shoal = stage.shoal.clone().on_cores(&stage.cores.subject_list());
-    let shoal = shoal.with_setting("HOST", "127.0.0.1").with_setting("PORT", "0");
-    let mut worker = Process::start(shoal.launch(stage.site, "worker").arg("worker"))?;
+    let worker = Worker::start(stage.site, "worker", Port::free()?, &shoal)?;
     for number in 0..ORDERS {
         let product = stage.data.product(1 + number);
         let body = format!(r#"{{"items":[{{"product_id":"{product}","quantity":1}}]}}"#);
@@ -105,7 +106,7 @@ fn start_latency(stage: &Stage<'_>, psql: &Psql<'_>) -> Result<f64> {
     }
     wait(psql, "select count(*) from outbox")?;
     wait(psql, "select count(*) from jobs where state in ('available', 'running')")?;
-    worker.stop();
+    drop(worker);
     number(
         psql,
         "select 1000 * percentile_cont(0.99) within group (order by extract(epoch from began - created_at)) \

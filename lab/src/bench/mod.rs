@@ -14,6 +14,7 @@ pub mod workloads;
 mod cold_key;
 pub(crate) mod cores;
 mod data;
+mod deliveries;
 mod figures;
 mod http;
 mod jobs;
@@ -25,6 +26,7 @@ mod redis_benchmark;
 pub(crate) mod report;
 mod sql;
 mod stage;
+mod streams;
 mod targets;
 mod wrk;
 
@@ -107,6 +109,16 @@ pub(crate) fn run(setting: Setting<'_>, extent: &Extent, progress: &Progress) ->
     let mut targets = targets::targets(&tables, cold_key.as_ref(), memory);
     if extent.workloads.contains(&Workload::Jobs) {
         targets.extend(jobs::run(&stage, setting.programs, progress)?);
+    }
+    if extent.workloads.contains(&Workload::Deliveries) {
+        let step = progress.step("Webhooks");
+        targets.extend(deliveries::run(&stage)?);
+        step.done();
+    }
+    if extent.workloads.contains(&Workload::Streams) {
+        let step = progress.step("Live streams");
+        targets.extend(streams::run(&stage)?);
+        step.done();
     }
     Ok(Report {
         machine,

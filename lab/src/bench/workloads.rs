@@ -29,8 +29,12 @@ pub enum Workload {
     Login,
     /// Many requests at once for one product that nobody has asked for.
     Cold,
-    /// Work outside of requests: jobs.
+    /// Jobs that do nothing, and how soon a job begins.
     Jobs,
+    /// Webhooks to a receiver that answers at once.
+    Deliveries,
+    /// Live streams of events that are open at the same time.
+    Streams,
 }
 
 /// What sends the requests of a row.
@@ -79,7 +83,7 @@ impl Plan {
             Workload::Order => order(stage).map(Some),
             Workload::Place => place(stage).map(Some),
             Workload::Login => login(stage).map(Some),
-            Workload::Cold | Workload::Jobs => Ok(None),
+            Workload::Cold | Workload::Jobs | Workload::Deliveries | Workload::Streams => Ok(None),
         }
     }
 

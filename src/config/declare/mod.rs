@@ -3,11 +3,13 @@
 mod http;
 mod partners;
 mod stores;
+mod webhooks;
 mod work;
 
 use self::{
     partners::{declare_mail, declare_payments},
     stores::declare_storage,
+    webhooks::declare_webhooks,
     work::{declare_months_kept, declare_orders, declare_streams},
 };
 pub(super) use self::{
@@ -37,6 +39,7 @@ impl Config {
         let streams = declare_streams(env);
         let payments = declare_payments(env);
         let mail = declare_mail(env);
+        let webhooks = declare_webhooks(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
             "SHOAL_SESSION_IDLE_SECS",
@@ -69,6 +72,7 @@ impl Config {
             streams: streams?,
             payments: payments?,
             mail: mail?,
+            webhooks: webhooks?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
                 absolute_lifetime: absolute?,

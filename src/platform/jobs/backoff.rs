@@ -16,7 +16,7 @@ pub(super) fn exponential(attempt: i16) -> Duration {
 }
 
 /// ± 20 %.
-pub(super) fn jittered(delay: Duration) -> Duration {
+pub fn jittered(delay: Duration) -> Duration {
     delay.mul_f64(rand::random_range(0.8..1.2))
 }
 

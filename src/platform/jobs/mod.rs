@@ -9,6 +9,7 @@
 
 pub mod admin;
 mod backoff;
+mod batch;
 mod keeper;
 mod lease;
 mod measures;
@@ -25,6 +26,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 pub use self::{
+    backoff::jittered,
+    batch::{Ask, Batch},
     lease::Lease,
     registry::Registry,
     schedules::Schedule,

@@ -36,6 +36,7 @@ impl Cluster {
             .with_setting("SHOAL_DB_LOOK_TIMEOUT_MS", "4000")
             .with_setting("SHOAL_REDIS_TIMEOUT_MS", "1000")
             .with_setting("SHOAL_CONCURRENCY_MIN", "1024")
+            .with_setting("SHOAL_JOB_POLL_MS", "100")
             .with_setting("SHOAL_RATE_LIMIT_DEFAULT", "1000000/60")
             .with_setting("SHOAL_RATE_LIMIT_WRITE", "1000000/60")
             .with_setting("SHOAL_RATE_LIMIT_LOGIN_IP", "1000000/60");

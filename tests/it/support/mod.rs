@@ -9,6 +9,7 @@ pub mod errands;
 mod fleet;
 mod live;
 mod raw;
+mod receiver;
 
 pub use self::{
     client::{Client, PASSWORD, Reply, order},
@@ -18,6 +19,7 @@ pub use self::{
     fleet::{Fleet, Replica, ask_redis, environment, own_redis},
     live::{Block, Live},
     raw::HANG,
+    receiver::{Answer, Received, Receiver},
 };
 
 use lab::{

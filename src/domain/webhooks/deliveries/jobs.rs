@@ -1,0 +1,245 @@
+//! Jobs of webhooks: one per event, which finds out who is told of it, and one per delivery.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use url::Url;
+use uuid::Uuid;
+
+use super::{
+    super::model::RESOURCES,
+    Body,
+    queries::{self, FailedAttempt},
+    wait_after,
+};
+use crate::{
+    platform::{
+        context::Context,
+        db::{self, Db},
+        events::Event,
+        jobs::{Ask, Failure, Job, Lease, NewJob, Queue, Registry, enqueue_all},
+        webhooks::{Delivered, Due, Message, Secret, Told},
+    },
+    state::AppState,
+};
+
+/// Most of them wait for somebody else's server.
+const WEBHOOKS: Queue = Queue { name: "webhooks", concurrency: 256 };
+
+/// How often what ended long ago is deleted, and how much of it by one statement.
+const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
+const PURGE_BATCH: i64 = 5_000;
+
+pub(in crate::domain) fn work() -> Registry<AppState> {
+    Registry::new().once(FanOut::of).job::<Deliver>().schedule(
+        "webhooks.purge",
+        PURGE_INTERVAL,
+        || Purge {},
+    )
+}
+
+/// Makes a delivery of an event for each endpoint that asked for it.
+#[derive(Serialize, Deserialize)]
+struct FanOut {
+    event_id: Uuid,
+    event_type: String,
+    body: String,
+}
+
+impl FanOut {
+    fn of(event: &Event) -> Option<Self> {
+        let (resource, _) = event.kind.split_once('.')?;
+        if !RESOURCES.contains(&resource) {
+            return None;
+        }
+        let body = Body { kind: &event.kind, timestamp: event.created_at, data: &event.data };
+        let body = serde_json::to_string(&body).ok()?;
+        Some(Self { event_id: event.id, event_type: event.kind.clone(), body })
+    }
+}
+
+impl Job for FanOut {
+    type State = AppState;
+    const KIND: &'static str = "webhooks.fan_out";
+    const QUEUE: &'static Queue = &WEBHOOKS;
+    /// Before the deliveries that wait, so that none waits for the sake of others' receivers.
+    const PRIORITY: i16 = 1;
+    /// To lose one is to lose a delivery: until whatever is wrong is mended.
+    const MAX_ATTEMPTS: i16 = 200;
+
+    async fn run(self, app: &AppState, _: &Lease) -> Result<(), Failure> {
+        let Self { event_id, event_type, body } = self;
+        let told = Told { event_id, event_type, body, context: Context::current() };
+        let ask: Ask<_, _> = |db, events| async move { fan_out(&db, &events).await }.boxed();
+        app.webhooks.batches.told.call(&app.db, told, ask).await
+    }
+}
+
+async fn fan_out(db: &Db, events: &[Told]) -> Result<Vec<()>, db::Error> {
+    let types: BTreeSet<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
+    let types: Vec<&str> = types.into_iter().collect();
+    let done = events.iter().map(|_| ()).collect();
+    // Nobody asks for most events, which takes no transaction to find out.
+    if !queries::is_any_asked_for(&mut db.primary().await?, &types).await? {
+        return Ok(done);
+    }
+    let mut tx = db.begin().await?;
+    // No lease is held: of two that do this, one finds that there is nothing to insert.
+    let inserted = queries::fan_out(&mut tx, events).await?;
+    let contexts: HashMap<Uuid, &Told> =
+        events.iter().map(|event| (event.event_id, event)).collect();
+    let mut jobs = Vec::with_capacity(inserted.len());
+    for new in inserted {
+        let job = Deliver { delivery: new.id, endpoint: new.endpoint_id, round: 1 };
+        // On behalf of the request that the event came from, not of whoever has the turn.
+        let context = contexts.get(&new.event_id).and_then(|event| event.context.clone());
+        jobs.push(match context {
+            Some(context) => context.scope(async { NewJob::new(&job) }).await?,
+            None => NewJob::new(&job)?,
+        });
+    }
+    enqueue_all(&mut tx, &jobs).await?;
+    tx.commit().await?;
+    Ok(done)
+}
+
+/// Delivers, as often as it takes. How often it was tried is in the delivery's row: an attempt that
+/// ended with its worker before it was made does not count.
+#[derive(Serialize, Deserialize)]
+pub(in crate::domain::webhooks) struct Deliver {
+    pub(in crate::domain::webhooks) delivery: Uuid,
+    pub(in crate::domain::webhooks) endpoint: Uuid,
+    pub(in crate::domain::webhooks) round: i32,
+}
+
+impl Job for Deliver {
+    type State = AppState;
+    const KIND: &'static str = "webhooks.deliver";
+    const QUEUE: &'static Queue = &WEBHOOKS;
+    const MAX_ATTEMPTS: i16 = 200;
+
+    async fn run(self, app: &AppState, _: &Lease) -> Result<(), Failure> {
+        let place = app.webhooks.enter(self.endpoint).await.map_err(Failure::Postpone)?;
+        let batches = &app.webhooks.batches;
+        let ask: Ask<_, _> = |db, wanted| {
+            async move { Ok(queries::find_due(&mut db.primary().await?, &wanted).await?) }.boxed()
+        };
+        let due = batches.due.call(&app.db, (self.delivery, self.round), ask).await?;
+        let Some(due) = due else { return Ok(()) };
+        if due.wait > 0.0 {
+            // The worker of the attempt before ended before it could say that there is to be
+            // another, and when.
+            return Err(Failure::Postpone(Duration::from_secs_f64(due.wait)));
+        }
+        if due.is_disabled {
+            return self.failed(app, due.attempts, Attempt::ended("the webhook is disabled")).await;
+        }
+        let Due { body, attempts, url, secret, previous_secret, .. } = due;
+        let Ok(url) = Url::parse(&url) else {
+            return self.failed(app, attempts, Attempt::ended("the address is none")).await;
+        };
+        let secrets: Vec<Secret> =
+            [Some(secret), previous_secret].into_iter().flatten().map(Secret::from).collect();
+        let message =
+            Message { url, id: self.delivery, body: Bytes::from(body), secrets: &secrets };
+        let answer = match app.webhooks.send(place, message).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let wait = wait_after(attempts + 1, None);
+                let attempt = Attempt { wait, ..Attempt::ended(&error.to_string()) };
+                return self.failed(app, attempts, attempt).await;
+            }
+        };
+        let status = answer.status.as_u16() as i16;
+        if answer.status.is_success() {
+            let delivered = Delivered { id: self.delivery, round: self.round, status };
+            return batches.delivered.call(&app.db, delivered, record_delivered).await;
+        }
+        let is_gone = answer.status == StatusCode::GONE;
+        let attempt = Attempt {
+            status: Some(status),
+            error: format!("answered {status}"),
+            wait: wait_after(attempts + 1, answer.retry_after).filter(|_| !is_gone),
+            is_gone,
+        };
+        self.failed(app, attempts, attempt).await
+    }
+}
+
+fn record_delivered(
+    db: Db,
+    delivered: Vec<Delivered>,
+) -> BoxFuture<'static, Result<Vec<()>, db::Error>> {
+    async move {
+        queries::record_delivered(&mut db.primary().await?, &delivered).await?;
+        Ok(delivered.iter().map(|_| ()).collect())
+    }
+    .boxed()
+}
+
+/// How an attempt failed.
+struct Attempt {
+    status: Option<i16>,
+    error: String,
+    wait: Option<Duration>,
+    is_gone: bool,
+}
+
+impl Attempt {
+    /// Without an answer, and not to be followed by another.
+    fn ended(error: &str) -> Self {
+        Self { status: None, error: error.to_owned(), wait: None, is_gone: false }
+    }
+}
+
+impl Deliver {
+    /// Records a failure. A delivery that has failed for good is a completed job: what is wrong is
+    /// not ours to mend, and its row tells of it.
+    async fn failed(&self, app: &AppState, attempts: i16, attempt: Attempt) -> Result<(), Failure> {
+        let Attempt { status, error, wait, is_gone } = attempt;
+        let failed = FailedAttempt {
+            id: self.delivery,
+            round: self.round,
+            attempts,
+            status,
+            error: &error,
+            wait: wait.map(|wait| wait.as_secs_f64()),
+            is_gone,
+        };
+        let recorded = {
+            let mut conn = app.db.primary().await?;
+            queries::record_failure(&mut conn, &failed).await?
+        };
+        if let Some(reason) = recorded.disabled {
+            tracing::warn!(webhook = %self.endpoint, reason, "a webhook is disabled");
+        }
+        match wait {
+            Some(_) => Err(Failure::Retry { why: error, after: wait }),
+            // Another worker has recorded this attempt, and perhaps that there is to be another.
+            None if !recorded.is_recorded => Err(Failure::retry("recorded by another worker")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Deletes deliveries that ended long ago.
+#[derive(Serialize, Deserialize)]
+struct Purge {}
+
+impl Job for Purge {
+    type State = AppState;
+    const KIND: &'static str = "webhooks.purge";
+    const QUEUE: &'static Queue = &WEBHOOKS;
+
+    async fn run(self, app: &AppState, _: &Lease) -> Result<(), Failure> {
+        let mut conn = app.db.primary().await?;
+        while queries::purge(&mut conn, PURGE_BATCH).await? == PURGE_BATCH.unsigned_abs() {}
+        Ok(())
+    }
+}

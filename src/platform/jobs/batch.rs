@@ -1,0 +1,90 @@
+//! Statements for many jobs at once.
+//!
+//! What jobs of a kind ask while a statement is under way is asked by the next one, together:
+//! nobody waits for company, and the more there is to do, the fewer statements a job takes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures::future::BoxFuture;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::Failure;
+use crate::platform::db::{self, Db};
+
+/// Questions that one statement asks, at most.
+const MOST: usize = 200;
+
+/// Gathers questions `Q` that are answered by an `A` each.
+pub struct Batch<Q, A> {
+    calls: Mutex<Vec<Call<Q, A>>>,
+    /// The turn to ask.
+    turn: Semaphore,
+}
+
+struct Call<Q, A> {
+    question: Q,
+    answer: oneshot::Sender<Result<A, String>>,
+}
+
+/// Asks all the questions and gives as many answers, in the same order.
+pub type Ask<Q, A> = fn(Db, Vec<Q>) -> BoxFuture<'static, Result<Vec<A>, db::Error>>;
+
+impl<Q, A> Batch<Q, A> {
+    /// The answer to `question`. All calls of a batch give the same `ask`; whoever has the turn
+    /// asks for all who wait.
+    ///
+    /// # Errors
+    /// The statement failed, or the job that asked for this one ended.
+    pub async fn call(&self, db: &Db, question: Q, ask: Ask<Q, A>) -> Result<A, Failure> {
+        let (answer, mut answered) = oneshot::channel();
+        self.calls().push(Call { question, answer });
+        loop {
+            let turn = tokio::select! {
+                biased;
+                answer = &mut answered => return match answer {
+                    Ok(answer) => answer.map_err(Failure::retry),
+                    Err(_) => Err(Failure::retry("the job that asked for this one ended")),
+                },
+                turn = self.turn.acquire() => turn,
+            };
+            self.ask_all(db, ask).await;
+            drop(turn);
+        }
+    }
+
+    async fn ask_all(&self, db: &Db, ask: Ask<Q, A>) {
+        let calls: Vec<_> = {
+            let mut calls = self.calls();
+            let count = calls.len().min(MOST);
+            calls.drain(..count).collect()
+        };
+        if calls.is_empty() {
+            return;
+        }
+        let (questions, senders): (Vec<_>, Vec<_>) =
+            calls.into_iter().map(|call| (call.question, call.answer)).unzip();
+        match ask(db.clone(), questions).await {
+            Ok(answers) => {
+                for (sender, answer) in senders.into_iter().zip(answers) {
+                    let _ = sender.send(Ok(answer));
+                }
+            }
+            Err(error) => {
+                let why = error.to_string();
+                for sender in senders {
+                    let _ = sender.send(Err(why.clone()));
+                }
+            }
+        }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Vec<Call<Q, A>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<Q, A> Default for Batch<Q, A> {
+    fn default() -> Self {
+        Self { calls: Mutex::default(), turn: Semaphore::new(1) }
+    }
+}

@@ -1,0 +1,47 @@
+//! What the deliveries of a process ask of the database together.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::platform::{context::Context, jobs::Batch};
+
+/// An event to be told to whoever asked for it.
+pub struct Told {
+    pub event_id: Uuid,
+    pub event_type: String,
+    /// JSON, as it is sent.
+    pub body: String,
+    /// Of the job that tells it.
+    pub context: Option<Arc<Context>>,
+}
+
+/// What an attempt needs.
+pub struct Due {
+    pub body: String,
+    /// Attempts that were made.
+    pub attempts: i16,
+    /// Seconds until the next may be made.
+    pub wait: f64,
+    pub url: String,
+    pub secret: Vec<u8>,
+    pub previous_secret: Option<Vec<u8>>,
+    pub is_disabled: bool,
+}
+
+/// An attempt that succeeded.
+pub struct Delivered {
+    pub id: Uuid,
+    pub round: i32,
+    /// What was answered.
+    pub status: i16,
+}
+
+/// See [`Batch`].
+#[derive(Default)]
+pub struct Batches {
+    pub told: Batch<Told, ()>,
+    /// By id and round; nothing where there is nothing to do.
+    pub due: Batch<(Uuid, i32), Option<Due>>,
+    pub delivered: Batch<Delivered, ()>,
+}
