@@ -239,7 +239,7 @@ async fn the_command_line_does_the_same() {
     assert!(shoal(&["resume", "orders"]).await.0);
     assert_eq!(fleet.database.number("select count(*) from paused_queues").await, 0);
     let (succeeded, _, error) = shoal(&["pause", "none"]).await;
-    assert!(!succeeded && error.contains("there are: maintenance, orders"), "{error}");
+    assert!(!succeeded && error.contains("there are: mail, maintenance, orders"), "{error}");
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ fn gated(name: &str) -> Gated {
     Gated { name: name.to_owned(), completes: false }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "names and numbers are passed alike")]
 fn note(name: impl ToString) -> Note {
     Note { name: name.to_string(), key: None }
 }
@@ -45,7 +46,7 @@ async fn a_killed_workers_job_is_done_by_another_once() {
     let mut other = crew.process("other");
     crew.until(BEGUN, 2).await;
     crew.open("g").await;
-    let completed = "select count(*) from jobs where state = 'completed' and attempt = 2";
+    let completed = "select count(*) from jobs where state = 'completed' and attempt >= 2";
     crew.until(completed, 1).await;
     terminate(&mut other).await;
     assert_eq!(crew.database.number(DONE).await, 1);

@@ -59,7 +59,7 @@ async fn a_renewed_lock_lasts() {
     let left: i64 = fleet
         .app()
         .redis
-        .run(&shoal::platform::redis::cmd("PTTL").arg(fleet.app().redis.key("{lock:other}")))
+        .run(shoal::platform::redis::cmd("PTTL").arg(fleet.app().redis.key("{lock:other}")))
         .await
         .unwrap();
     assert!(left > 20_000, "{left}");
