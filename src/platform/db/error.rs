@@ -150,15 +150,25 @@ pub trait OnConstraint<T> {
     ) -> Result<T, E>;
 }
 
+impl<T> OnConstraint<T> for Result<T, Error> {
+    fn on_constraint<E: From<Error>>(
+        self,
+        constraint: &str,
+        map: impl FnOnce() -> E,
+    ) -> Result<T, E> {
+        self.map_err(|error| match error {
+            Error::Constraint { constraint: name, .. } if name == constraint => map(),
+            error => error.into(),
+        })
+    }
+}
+
 impl<T> OnConstraint<T> for Result<T, sqlx::Error> {
     fn on_constraint<E: From<Error>>(
         self,
         constraint: &str,
         map: impl FnOnce() -> E,
     ) -> Result<T, E> {
-        self.map_err(|error| match Error::from(error) {
-            Error::Constraint { constraint: name, .. } if name == constraint => map(),
-            error => error.into(),
-        })
+        self.map_err(Error::from).on_constraint(constraint, map)
     }
 }

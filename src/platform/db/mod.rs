@@ -8,6 +8,7 @@
 //! `conn.rs`, `transaction.rs`, `pool.rs`; then how the replicas are watched: `watch.rs`,
 //! `sampler.rs`, `cluster.rs`, `position.rs`.
 
+mod bytea;
 mod cluster;
 mod conn;
 mod error;
@@ -31,6 +32,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 
 pub use self::{
+    bytea::Bytea,
     conn::Conn,
     error::{Error, OnConstraint},
     lsn::Lsn,

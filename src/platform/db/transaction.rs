@@ -1,6 +1,7 @@
 //! A transaction on the primary.
 
 use std::{
+    borrow::Cow,
     ops::{Deref, DerefMut},
     time::Duration,
 };
@@ -20,7 +21,7 @@ use crate::platform::{
     bell::Bell,
     cache::{Burial, Eviction},
     context,
-    events::{self, Pending, feed::Local},
+    events::{self, Emitted, feed::Local},
     shutdown::Tasks,
 };
 
@@ -42,10 +43,10 @@ const COMMIT: &str = "commit; select pg_current_wal_flush_lsn()";
 /// the connection, it would hold its row locks until then.
 pub struct Tx {
     conn: Option<Conn>,
-    /// Events, kept until the end: all of them take one statement then.
-    events: Pending,
-    /// Those that are written, and told of after the commit.
-    written: Pending,
+    /// Kept until the end, and told of after the commit.
+    events: Vec<Emitted>,
+    /// Functions that are called with COMMIT, in the same message.
+    last_calls: Vec<String>,
     /// What the caches must not hold any longer.
     evictions: Vec<Eviction>,
     /// Whether there are new events or jobs.
@@ -90,8 +91,8 @@ impl Tx {
         // Even if the question failed: the transaction is open then, and has to be rolled back.
         let tx = Self {
             conn: Some(conn),
-            events: Pending::default(),
-            written: Pending::default(),
+            events: Vec::new(),
+            last_calls: Vec::new(),
             evictions: Vec::new(),
             leaves_work: false,
             shared,
@@ -99,14 +100,16 @@ impl Tx {
         Ok((tx, begun?))
     }
 
-    /// Events that were emitted and are not written yet.
-    pub(in crate::platform) fn events(&mut self) -> &mut Pending {
-        &mut self.events
+    /// Writes an event with COMMIT.
+    pub(in crate::platform) fn emit(&mut self, event: Emitted) {
+        self.leaves_work = true;
+        self.events.push(event);
     }
 
-    /// Events that a statement of the transaction has written.
-    pub(in crate::platform) fn wrote(&mut self, events: Pending) {
-        self.written = events;
+    /// Calls a function of the database, which returns nothing, with COMMIT. What is put into
+    /// the call has to be harmless by its form: see [`Bytea`](super::Bytea).
+    pub(in crate::platform) fn call_with_commit(&mut self, call: String) {
+        self.last_calls.push(call);
     }
 
     /// Tells those who wait for work of the commit, once there is one.
@@ -125,10 +128,9 @@ impl Tx {
     /// # Errors
     /// `OutcomeUnknown` when the connection broke after COMMIT was sent. Never retried here.
     pub async fn commit(mut self) -> Result<Lsn, Error> {
-        let pending = std::mem::take(&mut self.events);
-        if !pending.is_empty() {
-            events::write(&mut self, &pending).await?;
-            self.wrote(pending);
+        if !self.events.is_empty() {
+            let call = events::writing(&self.events)?;
+            self.last_calls.push(call);
         }
         if self.has_failed() {
             // Postgres would answer COMMIT with a silent ROLLBACK.
@@ -144,14 +146,15 @@ impl Tx {
         // future be cancelled: the connection is only kept once the answer is there.
         conn.discard();
         let mut is_committed = false;
-        match timeout(COMMIT_WAIT, commit(&mut conn, &mut is_committed)).await {
+        let ended = commit(&mut conn, &self.last_calls, &mut is_committed);
+        match timeout(COMMIT_WAIT, ended).await {
             Ok(Ok(lsn)) => {
                 conn.keep();
                 context::note_commit(lsn);
                 if self.leaves_work {
                     self.shared.bell.ring();
                 }
-                self.shared.local.tell(&self.written);
+                self.shared.local.tell(&self.events);
                 burial.settle(lsn).await;
                 Ok(lsn)
             }
@@ -161,7 +164,12 @@ impl Tx {
             Ok(Err(error)) if is_committed || breaks_connection(&error) => {
                 Err(Error::OutcomeUnknown(error))
             }
-            Ok(Err(error)) => Err(error.into()),
+            // One of the last calls failed: back, to be rolled back.
+            Ok(Err(error)) => {
+                conn.keep();
+                self.conn = Some(conn);
+                Err(error.into())
+            }
             Err(_) => Err(Error::OutcomeUnknown(sqlx::Error::PoolTimedOut)),
         }
     }
@@ -204,13 +212,23 @@ async fn begin(conn: &mut Conn, question: &str) -> Result<Option<PgRow>, sqlx::E
     answer
 }
 
-async fn commit(conn: &mut Conn, is_committed: &mut bool) -> Result<Lsn, sqlx::Error> {
-    let mut answers = conn.fetch_many(COMMIT);
+async fn commit(
+    conn: &mut Conn,
+    last_calls: &[String],
+    is_committed: &mut bool,
+) -> Result<Lsn, sqlx::Error> {
+    let (message, mut before_commit) = match last_calls {
+        [] => (Cow::Borrowed(COMMIT), 0),
+        calls => (Cow::Owned(format!("select {}; {COMMIT}", calls.join(", "))), 1),
+    };
+    let mut answers = conn.fetch_many(AssertSqlSafe(message));
     let mut lsn = None;
     while let Some(answer) = answers.try_next().await? {
         match answer {
-            // The first statement is done; what fails from here on fails after it.
+            Either::Left(_) if before_commit > 0 => before_commit -= 1,
+            // What fails from here on fails after the commit.
             Either::Left(_) => *is_committed = true,
+            Either::Right(_) if before_commit > 0 => {}
             Either::Right(row) => {
                 let text = row.try_get_raw(0)?.as_str().map_err(sqlx::Error::Decode)?;
                 lsn = Some(text.parse().map_err(|why: &str| sqlx::Error::Decode(why.into()))?);

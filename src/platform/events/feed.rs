@@ -14,7 +14,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use super::{Event, Pending, publish};
+use super::{Emitted, Event, publish};
 use crate::platform::{context::Context, redis::Redis};
 
 /// Events that a listener may be behind by before it misses some.
@@ -45,20 +45,20 @@ impl Local {
     }
 
     /// Tells of what a transaction has committed. Free while nobody listens.
-    pub(in crate::platform) fn tell(&self, written: &Pending) {
-        if self.0.receiver_count() == 0 || written.is_empty() {
+    pub(in crate::platform) fn tell(&self, committed: &[Emitted]) {
+        if self.0.receiver_count() == 0 || committed.is_empty() {
             return;
         }
         let context = Context::current();
         let created_at = OffsetDateTime::now_utc();
-        for index in 0..written.ids.len() {
-            let Ok(data) = serde_json::from_str(&written.data[index]) else { continue };
+        for event in committed {
+            let Ok(data) = serde_json::from_str(event.data.get()) else { continue };
             let event = Event {
-                id: written.ids[index],
-                kind: written.kinds[index].to_owned(),
-                subject_id: written.subject_ids[index],
-                sequence: written.sequences[index],
-                customer_id: written.customer_ids[index],
+                id: event.id,
+                kind: event.kind.to_owned(),
+                subject_id: event.subject_id,
+                sequence: event.sequence,
+                customer_id: event.customer_id,
                 data,
                 request_id: context.as_ref().map(|context| context.request_id.clone()),
                 traceparent: context.as_ref().and_then(|context| context.traceparent.clone()),

@@ -12,10 +12,11 @@ mod queries;
 pub mod relay;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub(super) use self::queries::write;
+pub(super) use self::queries::writing;
 pub use self::queries::{trail, trails};
 use super::db::Tx;
 
@@ -46,22 +47,15 @@ pub struct Event {
     pub created_at: OffsetDateTime,
 }
 
-/// Events of a transaction that are not written yet, as columns: one statement takes all of them.
-#[derive(Default)]
-pub struct Pending {
-    pub(super) ids: Vec<Uuid>,
-    pub(super) kinds: Vec<&'static str>,
-    pub(super) subject_ids: Vec<Uuid>,
-    pub(super) sequences: Vec<i32>,
-    pub(super) customer_ids: Vec<Option<Uuid>>,
-    /// JSON.
-    pub(super) data: Vec<String>,
-}
-
-impl Pending {
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
+/// An event of a transaction that is under way.
+#[derive(Serialize)]
+pub struct Emitted {
+    id: Uuid,
+    kind: &'static str,
+    subject_id: Uuid,
+    sequence: i32,
+    customer_id: Option<Uuid>,
+    data: Box<RawValue>,
 }
 
 /// Adds one event to the transaction, which writes it just before its commit. It exists if, and
@@ -70,15 +64,9 @@ impl Pending {
 /// # Errors
 /// The data cannot be serialised: a bug.
 pub fn emit<T: Serialize>(tx: &mut Tx, event: &NewEvent<'_, T>) -> Result<(), sqlx::Error> {
-    let data =
-        serde_json::to_string(event.data).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-    tx.leaves_work();
-    let pending = tx.events();
-    pending.ids.push(Uuid::now_v7());
-    pending.kinds.push(event.kind);
-    pending.subject_ids.push(event.subject_id);
-    pending.sequences.push(event.sequence);
-    pending.customer_ids.push(event.customer_id);
-    pending.data.push(data);
+    let data = to_raw_value(event.data).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    let NewEvent { kind, subject_id, sequence, customer_id, .. } = *event;
+    let id = Uuid::now_v7();
+    tx.emit(Emitted { id, kind, subject_id, sequence, customer_id, data });
     Ok(())
 }

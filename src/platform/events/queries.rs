@@ -1,41 +1,32 @@
 //! Statements on `events` and `outbox`.
 
+use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Event, Pending};
+use super::{Emitted, Event};
 use crate::platform::{
     context::Context,
-    db::{Conn, Tx},
+    db::{Bytea, Conn, Tx},
 };
 
-/// Writes the events of a transaction that keeps no answer; one that does writes both by one
-/// statement, in `idempotency`.
-pub(in crate::platform) async fn write(
-    conn: &mut Conn,
-    events: &Pending,
-) -> Result<(), sqlx::Error> {
+/// The call that writes the events, to be made with COMMIT.
+pub(in crate::platform) fn writing(events: &[Emitted]) -> Result<String, sqlx::Error> {
+    #[derive(Serialize)]
+    struct Document<'a> {
+        request_id: Option<&'a str>,
+        traceparent: Option<&'a str>,
+        events: &'a [Emitted],
+    }
     let context = Context::current();
-    sqlx::query!(
-        "with written as (
-             insert into events
-                 (id, type, subject_id, sequence, customer_id, data, request_id, traceparent)
-             select e.id, e.type, e.subject_id, e.sequence, e.customer_id, e.data::jsonb, $7, $8
-             from unnest($1::uuid[], $2::text[], $3::uuid[], $4::int[], $5::uuid[], $6::text[])
-                 as e (id, type, subject_id, sequence, customer_id, data)
-         )
-         insert into outbox (event_id) select unnest($1::uuid[])",
-        &events.ids,
-        &events.kinds as _,
-        &events.subject_ids,
-        &events.sequences,
-        &events.customer_ids as _,
-        &events.data,
-        context.as_ref().map(|context| context.request_id.as_str()),
-        context.as_ref().and_then(|context| context.traceparent.as_deref()),
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
+    let context = context.as_deref();
+    let document = Document {
+        request_id: context.map(|context| context.request_id.as_str()),
+        traceparent: context.and_then(|context| context.traceparent.as_deref()),
+        events,
+    };
+    let document =
+        serde_json::to_vec(&document).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    Ok(format!("write_events({})", Bytea(&document)))
 }
 
 /// The trail of one subject from sequence number `after` on, oldest first.

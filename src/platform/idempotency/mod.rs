@@ -7,8 +7,7 @@
 //!   still running, instead of letting it wait on a pooled connection.
 //! - The primary key of `idempotency_keys` decides, whatever happens to the lock.
 //!
-//! Neither costs a round trip: the lock is taken with BEGIN, and the answer is written with the
-//! events of the transaction.
+//! Neither costs a round trip: the lock is taken with BEGIN, and the answer is written with COMMIT.
 
 mod queries;
 
@@ -20,7 +19,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{
-    db::{self, Db, Tx},
+    db::{self, Db, OnConstraint, Tx},
     metrics::Metrics,
 };
 
@@ -188,13 +187,13 @@ impl Once<'_> {
     /// # Errors
     /// `InFlight` if another request with the key committed first: nothing of this one remains.
     pub async fn finish(mut self, reply: Reply) -> Result<Reply, Error> {
-        if let Some(claim) = self.claim {
-            if !queries::insert(&mut self.tx, claim, &reply).await? {
-                return Err(Error::InFlight);
-            }
-            self.service.executed.inc();
-        }
-        self.tx.commit().await?;
+        let Some(claim) = self.claim else {
+            self.tx.commit().await?;
+            return Ok(reply);
+        };
+        self.tx.call_with_commit(queries::keeping(claim, &reply));
+        self.tx.commit().await.on_constraint(queries::KEY, || Error::InFlight)?;
+        self.service.executed.inc();
         Ok(reply)
     }
 }

@@ -1,16 +1,14 @@
 //! The statements behind idempotency keys.
 
-use std::fmt::Write;
-
 use bytes::Bytes;
 use http::StatusCode;
 use sqlx::{Row, postgres::PgRow};
 
 use super::{Claim, Reply};
-use crate::platform::{
-    context::Context,
-    db::{self, Conn, Db, Tx},
-};
+use crate::platform::db::{self, Bytea, Db, Tx};
+
+/// The constraint by which the first answer wins.
+pub(super) const KEY: &str = "idempotency_keys_pkey";
 
 /// What is known of a scope.
 pub(super) enum Found {
@@ -27,11 +25,7 @@ pub(super) enum Found {
 /// Opens a transaction, takes the lock and looks for an answer, in one round trip. `migrations/`
 /// has the function.
 pub(super) async fn begin(db: &Db, lock: i64, scope: &[u8; 32]) -> Result<(Tx, Found), db::Error> {
-    let mut question = "select * from claim_idempotency_key('\\x".to_owned();
-    for byte in scope {
-        let _ = write!(question, "{byte:02x}");
-    }
-    let _ = write!(question, "', {lock})");
+    let question = format!("select * from claim_idempotency_key({}, {lock})", Bytea(scope));
     let (tx, row) = db.begin_with(&question).await?;
     let found = read(&row.ok_or(sqlx::Error::RowNotFound)?)?;
     Ok((tx, found))
@@ -53,46 +47,20 @@ fn read(row: &PgRow) -> Result<Found, sqlx::Error> {
     Ok(Found::Finished { body_hash, reply })
 }
 
-/// Writes the answer together with the events of the transaction. `false` if the scope has an
+/// The call that keeps the answer, to be made with COMMIT. It violates [`KEY`] if the scope has an
 /// answer that is still good: another request was faster.
-pub(super) async fn insert(tx: &mut Tx, claim: &Claim, reply: &Reply) -> Result<bool, sqlx::Error> {
-    let events = std::mem::take(tx.events());
-    let context = Context::current();
-    let conn: &mut Conn = tx;
-    let done = sqlx::query!(
-        "with told as (
-             insert into events
-                 (id, type, subject_id, sequence, customer_id, data, request_id, traceparent)
-             select e.id, e.type, e.subject_id, e.sequence, e.customer_id, e.data::jsonb, $7, $8
-             from unnest($1::uuid[], $2::text[], $3::uuid[], $4::int[], $5::uuid[], $6::text[])
-                 as e (id, type, subject_id, sequence, customer_id, data)
-         ), posted as (
-             insert into outbox (event_id) select unnest($1::uuid[])
-         )
-         insert into idempotency_keys as k (scope, body_hash, status, location, etag, body)
-         values ($9, $10, $11, $12, $13, $14)
-         on conflict (scope) do update
-            set body_hash = excluded.body_hash, status = excluded.status,
-                location = excluded.location, etag = excluded.etag, body = excluded.body,
-                created_at = now()
-            where k.created_at <= now() - interval '24 hours'",
-        &events.ids,
-        &events.kinds as _,
-        &events.subject_ids,
-        &events.sequences,
-        &events.customer_ids as _,
-        &events.data,
-        context.as_ref().map(|context| context.request_id.as_str()),
-        context.as_ref().and_then(|context| context.traceparent.as_deref()),
-        &claim.scope[..],
-        &claim.body_hash[..],
-        reply.status.as_u16() as i16,
-        reply.location,
-        reply.etag,
-        &reply.body[..],
+pub(super) fn keeping(claim: &Claim, reply: &Reply) -> String {
+    let text = |text: &Option<String>| {
+        let text = text.as_ref().map(|text| Bytea(text.as_bytes()));
+        text.map_or("null".to_owned(), |text| format!("convert_from({text}, 'UTF8')"))
+    };
+    format!(
+        "keep_answer({}, {}, {}::smallint, {}, {}, {})",
+        Bytea(&claim.scope),
+        Bytea(&claim.body_hash),
+        reply.status.as_u16(),
+        text(&reply.location),
+        text(&reply.etag),
+        Bytea(&reply.body),
     )
-    .execute(conn)
-    .await?;
-    tx.wrote(events);
-    Ok(done.rows_affected() == 1)
 }
