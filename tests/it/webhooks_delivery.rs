@@ -203,7 +203,8 @@ async fn a_success_ends_the_count_of_failures() {
     assert!(webhook.get(&admin).await["failing_since"].is_string());
     hurry(&fleet.database).await;
     webhook.until_newest_is(&admin, "delivered", 2).await;
-    assert_eq!(webhook.get(&admin).await["failing_since"], Value::Null);
+    // A worker has written it, of which the administrator's reads know nothing.
+    until(async || webhook.get(&admin).await["failing_since"].is_null()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,17 +272,14 @@ async fn an_event_that_is_told_twice_is_delivered_once() {
     let receiver = Receiver::content().await;
     let webhook = Webhook::create(&admin, &receiver.url("/"), &["order.*"]).await;
     emit(&fleet, "order.paid", 3).await;
-    let told = "select count(*) from jobs where kind = 'webhooks.fan_out' and state = 'completed'
-                and args->>'event_type' = 'order.paid'";
-    until(async || receiver.received("/").len() == 3 && fleet.database.number(told).await == 3)
-        .await;
+    let open = "select count(*) from jobs where state in ('available', 'running', 'scheduled')";
+    let is_done = async || fleet.database.number(open).await == 0;
+    until(async || receiver.received("/").len() == 3 && is_done().await).await;
     // As when a worker was killed before it had recorded that it was done.
     let again = "update jobs set state = 'available', finished_at = null
                  where kind = 'webhooks.fan_out'";
     execute(&fleet.database, again).await;
-    until(async || fleet.database.number(told).await == 3).await;
-    let open = "select count(*) from jobs where state in ('available', 'running', 'scheduled')";
-    until(async || fleet.database.number(open).await == 0).await;
+    until(is_done).await;
     assert_eq!(webhook.deliveries(&admin).await.len(), 3);
     assert_eq!(receiver.received("/").len(), 3);
 }

@@ -173,7 +173,7 @@ impl NewJob {
     }
 
     /// On behalf of the request that an event came from, rather than the running one.
-    pub(super) fn caused_by(mut self, event: &super::events::Event) -> Self {
+    pub fn caused_by(mut self, event: &super::events::Event) -> Self {
         self.request_id = event.request_id.clone();
         self.traceparent = event.traceparent.clone();
         self

@@ -1,20 +1,8 @@
 //! What the deliveries of a process ask of the database together.
 
-use std::sync::Arc;
-
 use uuid::Uuid;
 
-use crate::platform::{context::Context, jobs::Batch};
-
-/// An event to be told to whoever asked for it.
-pub struct Told {
-    pub event_id: Uuid,
-    pub event_type: String,
-    /// JSON, as it is sent.
-    pub body: String,
-    /// Of the job that tells it.
-    pub context: Option<Arc<Context>>,
-}
+use crate::platform::jobs::Batch;
 
 /// What an attempt needs.
 pub struct Due {
@@ -40,7 +28,6 @@ pub struct Delivered {
 /// See [`Batch`].
 #[derive(Default)]
 pub struct Batches {
-    pub told: Batch<Told, ()>,
     /// By id and round; nothing where there is nothing to do.
     pub due: Batch<(Uuid, i32), Option<Due>>,
     pub delivered: Batch<Delivered, ()>,

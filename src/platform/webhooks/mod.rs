@@ -16,7 +16,7 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::{
-    batches::{Batches, Delivered, Due, Told},
+    batches::{Batches, Delivered, Due},
     lanes::Place,
     signature::Secret,
 };

@@ -1,9 +1,7 @@
-//! Jobs of webhooks: one per event, which finds out who is told of it, and one per delivery.
+//! Jobs of webhooks: one for events that were passed on together, which finds out who is told of
+//! them, and one per delivery.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -20,11 +18,10 @@ use super::{
 };
 use crate::{
     platform::{
-        context::Context,
         db::{self, Db},
         events::Event,
         jobs::{Ask, Failure, Job, Lease, NewJob, Queue, Registry, enqueue_all},
-        webhooks::{Delivered, Due, Message, Secret, Told},
+        webhooks::{Delivered, Due, Message, Secret},
     },
     state::AppState,
 };
@@ -37,30 +34,26 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 const PURGE_BATCH: i64 = 5_000;
 
 pub(in crate::domain) fn work() -> Registry<AppState> {
-    Registry::new().once(FanOut::of).job::<Deliver>().schedule(
+    Registry::new().once_per_batch(FanOut::of).job::<Deliver>().schedule(
         "webhooks.purge",
         PURGE_INTERVAL,
         || Purge {},
     )
 }
 
-/// Makes a delivery of an event for each endpoint that asked for it.
+/// Makes deliveries of events that were passed on together, for each endpoint that asked for them.
 #[derive(Serialize, Deserialize)]
 struct FanOut {
-    event_id: Uuid,
-    event_type: String,
-    body: String,
+    event_ids: Vec<Uuid>,
 }
 
 impl FanOut {
-    fn of(event: &Event) -> Option<Self> {
-        let (resource, _) = event.kind.split_once('.')?;
-        if !RESOURCES.contains(&resource) {
-            return None;
-        }
-        let body = Body { kind: &event.kind, timestamp: event.created_at, data: &event.data };
-        let body = serde_json::to_string(&body).ok()?;
-        Some(Self { event_id: event.id, event_type: event.kind.clone(), body })
+    fn of(events: &[Event]) -> Option<Self> {
+        let is_offered = |event: &&Event| {
+            event.kind.split_once('.').is_some_and(|(resource, _)| RESOURCES.contains(&resource))
+        };
+        let event_ids: Vec<Uuid> = events.iter().filter(is_offered).map(|event| event.id).collect();
+        (!event_ids.is_empty()).then_some(Self { event_ids })
     }
 }
 
@@ -70,43 +63,41 @@ impl Job for FanOut {
     const QUEUE: &'static Queue = &WEBHOOKS;
     /// Before the deliveries that wait, so that none waits for the sake of others' receivers.
     const PRIORITY: i16 = 1;
-    /// To lose one is to lose a delivery: until whatever is wrong is mended.
+    /// To lose one is to lose deliveries: until whatever is wrong is mended.
     const MAX_ATTEMPTS: i16 = 200;
 
     async fn run(self, app: &AppState, _: &Lease) -> Result<(), Failure> {
-        let Self { event_id, event_type, body } = self;
-        let told = Told { event_id, event_type, body, context: Context::current() };
-        let ask: Ask<_, _> = |db, events| async move { fan_out(&db, &events).await }.boxed();
-        app.webhooks.batches.told.call(&app.db, told, ask).await
+        // Nobody asks for most events, which takes no transaction to find out.
+        let events = queries::find_asked_for(&mut app.db.primary().await?, &self.event_ids).await?;
+        if events.is_empty() {
+            return Ok(());
+        }
+        let mut tx = app.db.begin().await?;
+        // No lease is held: of two that do this, one finds that there is nothing to insert.
+        let inserted = queries::fan_out(&mut tx, &events, &bodies(&events)?).await?;
+        let events: HashMap<Uuid, &Event> = events.iter().map(|event| (event.id, event)).collect();
+        let mut jobs = Vec::with_capacity(inserted.len());
+        for new in inserted {
+            let job = Deliver { delivery: new.id, endpoint: new.endpoint_id, round: 1 };
+            let job = NewJob::new(&job)?;
+            jobs.push(match events.get(&new.event_id) {
+                Some(event) => job.caused_by(event),
+                None => job,
+            });
+        }
+        enqueue_all(&mut tx, &jobs).await?;
+        tx.commit().await?;
+        Ok(())
     }
 }
 
-async fn fan_out(db: &Db, events: &[Told]) -> Result<Vec<()>, db::Error> {
-    let types: BTreeSet<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
-    let types: Vec<&str> = types.into_iter().collect();
-    let done = events.iter().map(|_| ()).collect();
-    // Nobody asks for most events, which takes no transaction to find out.
-    if !queries::is_any_asked_for(&mut db.primary().await?, &types).await? {
-        return Ok(done);
-    }
-    let mut tx = db.begin().await?;
-    // No lease is held: of two that do this, one finds that there is nothing to insert.
-    let inserted = queries::fan_out(&mut tx, events).await?;
-    let contexts: HashMap<Uuid, &Told> =
-        events.iter().map(|event| (event.event_id, event)).collect();
-    let mut jobs = Vec::with_capacity(inserted.len());
-    for new in inserted {
-        let job = Deliver { delivery: new.id, endpoint: new.endpoint_id, round: 1 };
-        // On behalf of the request that the event came from, not of whoever has the turn.
-        let context = contexts.get(&new.event_id).and_then(|event| event.context.clone());
-        jobs.push(match context {
-            Some(context) => context.scope(async { NewJob::new(&job) }).await?,
-            None => NewJob::new(&job)?,
-        });
-    }
-    enqueue_all(&mut tx, &jobs).await?;
-    tx.commit().await?;
-    Ok(done)
+/// What is sent of each event.
+fn bodies(events: &[Event]) -> Result<Vec<String>, Failure> {
+    let body = |event: &Event| {
+        let Event { kind, created_at, data, .. } = event;
+        serde_json::to_string(&Body { kind, timestamp: *created_at, data })
+    };
+    events.iter().map(body).collect::<Result<_, _>>().map_err(Failure::hopeless)
 }
 
 /// Delivers, as often as it takes. How often it was tried is in the delivery's row: an attempt that

@@ -5,23 +5,28 @@ use uuid::Uuid;
 use super::super::model::{Delivery, State};
 use crate::platform::{
     db::Conn,
-    webhooks::{Delivered, Due, Told},
+    events::Event,
+    webhooks::{Delivered, Due},
 };
 
-/// Whether any endpoint asks for events of one of these types.
-pub(super) async fn is_any_asked_for(
+/// Those of the events that an endpoint asks for.
+pub(super) async fn find_asked_for(
     conn: &mut Conn,
-    event_types: &[&str],
-) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"select exists (
-               select from unnest($1::text[]) as t (type)
-               join webhook_endpoints e on e.disabled_at is null
-                   and e.events && array['*', split_part(t.type, '.', 1) || '.*', t.type]
-           ) as "is_asked_for!""#,
-        event_types as &[&str],
+    ids: &[Uuid],
+) -> Result<Vec<Event>, sqlx::Error> {
+    sqlx::query_as!(
+        Event,
+        r#"select id, type as kind, subject_id, sequence, customer_id, data, request_id,
+                  traceparent, created_at
+           from events v
+           where id = any($1) and exists (
+               select from webhook_endpoints e
+               where e.disabled_at is null
+                 and e.events && array['*', split_part(v.type, '.', 1) || '.*', v.type]
+           )"#,
+        ids,
     )
-    .fetch_one(conn)
+    .fetch_all(conn)
     .await
 }
 
@@ -36,11 +41,11 @@ pub(super) struct Inserted {
 /// left. In an order, so that two who insert the same do not wait for each other in a circle.
 pub(super) async fn fan_out(
     conn: &mut Conn,
-    events: &[Told],
+    events: &[Event],
+    bodies: &[String],
 ) -> Result<Vec<Inserted>, sqlx::Error> {
-    let ids: Vec<Uuid> = events.iter().map(|event| event.event_id).collect();
-    let types: Vec<&str> = events.iter().map(|event| event.event_type.as_str()).collect();
-    let bodies: Vec<&str> = events.iter().map(|event| event.body.as_str()).collect();
+    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+    let types: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
     sqlx::query_as!(
         Inserted,
         "insert into webhook_deliveries (id, endpoint_id, event_id, event_type, body)
@@ -53,7 +58,7 @@ pub(super) async fn fan_out(
          returning id, endpoint_id, event_id",
         &ids,
         &types as &[&str],
-        &bodies as &[&str],
+        bodies,
     )
     .fetch_all(conn)
     .await
