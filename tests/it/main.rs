@@ -57,4 +57,5 @@ mod users;
 mod webhooks;
 mod webhooks_delivery;
 mod webhooks_faults;
+mod webhooks_locks;
 mod webhooks_reach;

@@ -139,9 +139,10 @@ pub(super) async fn redeliver(
         Begun::Replay(reply) => return Ok(reply),
         Begun::Run(once) => once,
     };
-    check_enabled(queries::lock_enabled(&mut once.tx, endpoint_id).await?)?;
+    // The delivery before its endpoint: whoever records an attempt locks them in this order.
     let begun = deliveries::queries::begin_round(&mut once.tx, endpoint_id, id).await?;
     let (delivery, round) = begun.ok_or_else(ApiError::not_found)?;
+    check_enabled(queries::lock_enabled(&mut once.tx, endpoint_id).await?)?;
     jobs::enqueue(&mut once.tx, &Deliver { delivery: id, endpoint: endpoint_id, round }).await?;
     let reply = Reply::new(StatusCode::ACCEPTED, &DeliveryResponse::from(delivery))?;
     Ok(once.finish(reply).await?)

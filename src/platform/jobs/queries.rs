@@ -150,6 +150,10 @@ pub(super) async fn rescue(conn: &mut Conn, limit: i64) -> Result<u64, sqlx::Err
 }
 
 /// Records what came of attempts, unless the job was taken over: how many were recorded.
+///
+/// Rows are locked in no order, which would take a second pass over them: those that run belong to
+/// one worker each. Only one that has just lost several of them can meet the next, and then the
+/// batch of one of the two fails and is recorded anew.
 pub(super) async fn finish(conn: &mut Conn, outcomes: &Outcomes) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
         "update jobs set

@@ -186,7 +186,10 @@ pub(super) async fn find_due(
 }
 
 /// Records that receivers have them, also if another worker recorded a failure meanwhile.
-/// Endpoints are locked in an order, so that two batches do not wait for each other in a circle.
+///
+/// Two workers may have made the same attempts, in other orders. So that they do not wait for each
+/// other in a circle, everybody locks deliveries by their ids, and endpoints by theirs once no other
+/// delivery is to be locked: `array` has all of `recorded` before it is looked at.
 pub(super) async fn record_delivered(
     conn: &mut Conn,
     delivered: &[Delivered],
@@ -195,16 +198,22 @@ pub(super) async fn record_delivered(
     let rounds: Vec<i32> = delivered.iter().map(|one| one.round).collect();
     let statuses: Vec<i16> = delivered.iter().map(|one| one.status).collect();
     sqlx::query!(
-        "with recorded as (
-             update webhook_deliveries d
-             set state = 'delivered', attempts = attempts + 1, response_status = o.status,
-                 error = null, last_attempt_at = now(), next_attempt_at = null
+        "with locked as materialized (
+             select d.id, o.status
              from unnest($1::uuid[], $2::int[], $3::smallint[]) as o (id, round, status)
-             where d.id = o.id and d.round = o.round and d.state = 'pending'
+             join webhook_deliveries d
+                 on d.id = o.id and d.round = o.round and d.state = 'pending'
+             order by d.id for no key update of d
+         ), recorded as (
+             update webhook_deliveries d
+             set state = 'delivered', attempts = attempts + 1, response_status = locked.status,
+                 error = null, last_attempt_at = now(), next_attempt_at = null
+             from locked where d.id = locked.id
              returning d.endpoint_id
          ), well as (
              select id from webhook_endpoints
-             where failing_since is not null and id in (select endpoint_id from recorded)
+             where failing_since is not null
+               and id = any(array(select endpoint_id from recorded))
              order by id for no key update
          )
          update webhook_endpoints e set failing_since = null, version = version + 1
@@ -241,7 +250,7 @@ pub(super) struct Recorded {
 }
 
 /// Records a failure, and disables an endpoint that wants no more, or for which nothing has
-/// succeeded for 5 days.
+/// succeeded for 5 days. The delivery is locked first, and then its endpoint, as by everybody.
 pub(super) async fn record_failure(
     conn: &mut Conn,
     attempt: &FailedAttempt<'_>,
@@ -283,12 +292,14 @@ pub(super) async fn record_failure(
     .await
 }
 
-/// Deletes what was ended more than 30 days ago, at most `limit`: how many there were.
+/// Deletes what was ended more than 30 days ago, at most `limit`: how many there were. What is about
+/// to be delivered again is locked, and left.
 pub(super) async fn purge(conn: &mut Conn, limit: i64) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
         "delete from webhook_deliveries where id in (
              select id from webhook_deliveries
-             where created_at < now() - interval '30 days' and state <> 'pending' limit $1
+             where created_at < now() - interval '30 days' and state <> 'pending'
+             limit $1 for update skip locked
          )",
         limit,
     )
