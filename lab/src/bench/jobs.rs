@@ -22,9 +22,14 @@ const JOBS: u32 = 50_000;
 const FINISHED: u32 = 1_000_000;
 /// Orders whose jobs are waited for, one after the other.
 const ORDERS: usize = 300;
+/// From one to the next, so that the worker has nothing else to do.
+const APART: Duration = Duration::from_millis(30);
 /// How soon a worker that is gone for good is noticed.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(100);
+/// Each part by an index of its own: to look through what is finished would take the core from the worker.
+const UNFINISHED: &str = "select (select count(*) from jobs where state = 'available') \
+                          + (select count(*) from jobs where state = 'running')";
 
 /// Starts workers on the measured core, one at a time.
 pub(super) fn run(stage: &Stage<'_>, programs: &Path, progress: &Progress) -> Result<Vec<Target>> {
@@ -52,7 +57,12 @@ pub(super) fn run(stage: &Stage<'_>, programs: &Path, progress: &Progress) -> Re
             beside / alone,
             "×",
         ),
-        target("p99 from an order to the start of its job, idle", Bound::AtMost(50.0), p99, "ms"),
+        target(
+            "p99 from an order to the start of the last of its jobs, idle",
+            Bound::AtMost(50.0),
+            p99,
+            "ms",
+        ),
     ])
 }
 
@@ -61,10 +71,7 @@ fn throughput(stage: &Stage<'_>, psql: &Psql<'_>, example: &Path) -> Result<f64>
     let shoal = stage.shoal.clone().with_binary(example).on_cores(&stage.cores.subject_list());
     shoal.run(&["--enqueue", &JOBS.to_string()], "", "write jobs")?;
     let mut worker = Process::start(shoal.launch(stage.site, "example-worker"))?;
-    wait(
-        psql,
-        "select count(*) from jobs where kind = 'example.greet' and state in ('available', 'running')",
-    )?;
+    wait(psql, UNFINISHED)?;
     worker.stop();
     let sql = format!(
         "select {JOBS} / extract(epoch from max(finished_at) - min(started_at)) from jobs \
@@ -86,7 +93,7 @@ fn fill(psql: &Psql<'_>) -> Result<()> {
     psql.run(&sql).map(drop)
 }
 
-/// Milliseconds within which the job of 99 of 100 orders was begun, while the worker has nothing else to do.
+/// Milliseconds within which the last job of 99 of 100 orders was begun, while the worker has nothing else to do.
 /// Counted from the begin of the order's transaction, so a little more than from its commit.
 fn start_latency(stage: &Stage<'_>, psql: &Psql<'_>) -> Result<f64> {
     let shoal = stage.shoal.clone().on_cores(&stage.cores.subject_list());
@@ -103,14 +110,15 @@ fn start_latency(stage: &Stage<'_>, psql: &Psql<'_>) -> Result<f64> {
             let text = answer.text();
             return Err(Error::new(format!("an order was answered {}: {text}", answer.status)));
         }
+        sleep(APART);
     }
     wait(psql, "select count(*) from outbox")?;
-    wait(psql, "select count(*) from jobs where state in ('available', 'running')")?;
+    wait(psql, UNFINISHED)?;
     drop(worker);
     number(
         psql,
         "select 1000 * percentile_cont(0.99) within group (order by extract(epoch from began - created_at)) \
-         from (select e.created_at, min(j.started_at) as began \
+         from (select e.created_at, max(j.started_at) as began \
                from events e join jobs j using (request_id) \
                where e.type = 'order.created' and request_id like 'latency-%' group by e.id, 1) as orders",
     )

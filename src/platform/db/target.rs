@@ -10,7 +10,8 @@ use prometheus::{Histogram, HistogramVec};
 use super::error::Error;
 use crate::platform::breaker::Breaker;
 
-/// The first words by which statements are told apart; the last stands for all others.
+/// The first words by which statements are told apart, be they in a comment; the last stands for all
+/// others.
 const KINDS: [&str; 8] =
     ["select", "with", "insert", "update", "delete", "begin", "commit", "other"];
 
@@ -78,7 +79,9 @@ impl Drop for Timer<'_> {
 }
 
 fn kind_of(sql: &str) -> usize {
-    let word = sql.trim_start().split(|c: char| !c.is_ascii_alphabetic()).next();
+    let words = sql.trim_start();
+    let words = words.strip_prefix("-- ").unwrap_or(words);
+    let word = words.split(|c: char| !c.is_ascii_alphabetic()).next();
     let word = word.unwrap_or_default();
     let other = KINDS.len() - 1;
     KINDS[..other].iter().position(|kind| word.eq_ignore_ascii_case(kind)).unwrap_or(other)
@@ -95,6 +98,7 @@ mod tests {
             ("SELECT\n1", "select"),
             ("begin; set local statement_timeout = 1", "begin"),
             ("with a as (select 1) insert into b select 1", "with"),
+            ("-- commit\nselect write_events(''); commit", "commit"),
             ("selective", "other"),
             ("", "other"),
         ] {

@@ -219,7 +219,8 @@ async fn commit(
 ) -> Result<Lsn, sqlx::Error> {
     let (message, mut before_commit) = match last_calls {
         [] => (Cow::Borrowed(COMMIT), 0),
-        calls => (Cow::Owned(format!("select {}; {COMMIT}", calls.join(", "))), 1),
+        // Named for metrics and for whoever watches the server.
+        calls => (Cow::Owned(format!("-- commit\nselect {}; {COMMIT}", calls.join(", "))), 1),
     };
     let mut answers = conn.fetch_many(AssertSqlSafe(message));
     let mut lsn = None;
