@@ -1,8 +1,12 @@
 //! The failure matrix: the primary, its replicas and their poolers.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use lab::{
@@ -196,6 +200,43 @@ async fn make_read_only(admin: &mut PgConnection, is: &str) {
         sqlx::query_scalar::<_, String>(shown).fetch_one(&mut *admin).await.unwrap() == is
     })
     .await;
+}
+
+/// The lines of orders have no room: their files lead to where every write ends with `ENOSPC`.
+#[tokio::test(flavor = "multi_thread")]
+async fn primary_disk_full() {
+    let fleet = Fleet::of(1).start().await;
+    let product = fleet.admin().await.create_product(10, 100).await;
+    let customer = fleet.client.register().await;
+    let mut superuser = fleet.database.connect().await;
+    let files = "select current_setting('data_directory') || '/' || pg_relation_filepath(inhrelid)
+                 from pg_inherits where inhparent = 'order_items'::regclass";
+    let files: Vec<String> = sqlx::query_scalar(files).fetch_all(&mut superuser).await.unwrap();
+    let aside = |file: &str| format!("{file}.aside");
+    for file in &files {
+        fs::rename(file, aside(file)).unwrap();
+        symlink("/dev/full", file).unwrap();
+    }
+    for _ in 0..5 {
+        let refused = customer.place_order("full", &[(product, 1)]).await;
+        refused.expect_problem(503, "database_unavailable");
+        customer.get("/v1/products").await.expect(200);
+    }
+    let all = "select (select count(*) from orders) + (select count(*) from events
+                   where type = 'order.created') + (select count(*) from idempotency_keys)";
+    assert_eq!(fleet.database.number(all).await, 0);
+    assert_eq!(fleet.database.number("select on_hand from inventory").await, 10);
+    for file in &files {
+        fs::rename(aside(file), file).unwrap();
+    }
+    // A process of the server keeps the file that it has opened.
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and pid <> pg_backend_pid()";
+    superuser.execute(end).await.unwrap();
+    let placed = async || customer.place_order("full", &[(product, 1)]).await.status == 201;
+    until(placed).await;
+    assert_eq!(fleet.database.number("select count(*) from orders").await, 1);
+    assert_eq!(fleet.database.number("select on_hand from inventory").await, 9);
 }
 
 /// Connecting to it would take until the time-out: no request pays for that.
