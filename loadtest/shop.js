@@ -81,7 +81,7 @@ function credentials(path, body) {
     headers: { 'Content-Type': 'application/json', ...address(exec.vu.idInTest) },
     tags: { name: `POST ${path}`, kind: 'credentials' },
   });
-  const token = answer.status < 300 ? answer.json('tokens.access_token') || answer.json('access_token') : null;
+  const token = answer.status < 300 ? answer.json('access_token') : null;
   if (!token) {
     fail(`${path} answered ${answer.status}: ${answer.body}`);
   }
