@@ -41,7 +41,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY lab/Cargo.toml lab/
 RUN mkdir -p src lab/src tests/it \
     && touch src/lib.rs src/main.rs lab/src/lib.rs lab/src/main.rs tests/it/main.rs \
-    && cargo cyclonedx --manifest-path Cargo.toml --format json --override-filename shoal.cdx
+    && cargo cyclonedx --manifest-path Cargo.toml --format json
 
 FROM scratch AS sbom
 COPY --from=inventory /src/shoal.cdx.json /
