@@ -13,7 +13,7 @@ use crate::run::run_logged;
 
 /// What is asked of Python's package index. Pinned: a new policy is to be met by a change, not by surprise.
 const PYTHON_PACKAGES: [&str; 2] = ["checkov==3.3.30", "kubernetes-validate==1.37.0"];
-/// The last that Go 1.24 compiles.
+/// Not the latest, which wants a newer Go than most have.
 const KUSTOMIZE: &str = "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1";
 
 /// Where they are.
