@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lab::bench::baseline;
 use lab::bench::workloads::Workload;
-use lab::commands::{bench, down, fault, logs, mails, prepare, status, test, up};
+use lab::commands::{bench, down, fault, logs, mails, prepare, ship_check, status, test, up};
 use lab::{Error, Result};
 use lab::{mail, provider, s3};
 
@@ -93,6 +93,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Check manifests, images and rules by their own tools, which are installed if need be.
+    ShipCheck,
     /// Run the payment provider alone. It declines amounts that end in 13.
     Provider {
         /// The port on loopback.
@@ -196,6 +198,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Down => down::run().map(|()| 0),
         Command::Logs { name, follow } => logs::run(&name, follow).map(|()| 0),
         Command::Mails { count } => mails::run(count).map(|()| 0),
+        Command::ShipCheck => ship_check::run().map(|()| 0),
         Command::Provider { port } => provider::run(port).map(|()| 0),
         Command::MailSink { port, dir } => mail::run(port, &dir).map(|()| 0),
         Command::Prepare { check } => prepare::run(check).map(|()| 0),

@@ -50,6 +50,8 @@ mod reports;
 mod routing;
 mod scale;
 mod sessions;
+mod ship;
+mod ship_numbers;
 mod shutdown;
 mod streams;
 mod tidy;

@@ -6,6 +6,7 @@ pub mod fault;
 pub mod logs;
 pub mod mails;
 pub mod prepare;
+pub mod ship_check;
 pub mod status;
 pub mod test;
 pub mod up;

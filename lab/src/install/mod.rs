@@ -4,6 +4,7 @@ mod apt;
 mod deb_source;
 mod find;
 mod pgbouncer;
+mod ship;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use find::find;
 pub(crate) use find::postgres_major;
+pub use ship::ShipTools;
 
 use crate::account::is_root;
 use crate::error::{Error, Result};

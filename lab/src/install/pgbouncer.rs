@@ -160,7 +160,7 @@ fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// `$XDG_CACHE_HOME/shoal-lab` or `~/.cache/shoal-lab`.
-fn cache_dir() -> PathBuf {
+pub(super) fn cache_dir() -> PathBuf {
     if crate::account::is_root() {
         return PathBuf::from(CACHE_OF_ROOT);
     }
