@@ -38,5 +38,6 @@ pub mod streams;
 pub mod telemetry;
 pub mod text;
 pub mod tokens;
+pub mod turns;
 pub mod upkeep;
 pub mod webhooks;

@@ -2,6 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::partners::http_url;
 use crate::platform::{
     cache, db,
     env::{Env, flag, list, millis, positive, secret, text},
@@ -91,6 +92,23 @@ pub(in crate::config) fn declare_cache(env: &mut Env<'_>) -> Option<cache::Confi
 pub(super) fn declare_storage(env: &mut Env<'_>) -> Option<storage::Config> {
     let bucket = env.required("S3_BUCKET", "the bucket for uploads", text);
     let endpoint = env.optional("S3_ENDPOINT", "an S3 server other than AWS'", text);
+    let public_endpoint = env.optional(
+        "SHOAL_S3_PUBLIC_ENDPOINT",
+        "where clients reach the S3 server, if elsewhere: presigned addresses begin with it",
+        http_url,
+    );
+    let timeout = env.or_default(
+        "SHOAL_S3_TIMEOUT_MS",
+        "2000",
+        "how long S3 may take over one call; all that a request asks of it takes hardly longer",
+        millis,
+    );
+    let calls = env.or_default(
+        "SHOAL_S3_CALLS",
+        "32",
+        "calls of this process to S3 at the same time; others wait for half a second, then 503",
+        positive,
+    );
     let region = env.or_default("AWS_REGION", "us-east-1", "the region of the bucket", text);
     let key = env.optional(
         "AWS_ACCESS_KEY_ID",
@@ -118,6 +136,9 @@ pub(super) fn declare_storage(env: &mut Env<'_>) -> Option<storage::Config> {
         bucket: bucket?,
         region: region?,
         endpoint: endpoint?,
+        public_endpoint: public_endpoint?.map(|url| url.as_str().trim_end_matches('/').to_owned()),
+        timeout: timeout?,
+        calls: calls?,
         path_style: path_style?,
         credentials,
     })
