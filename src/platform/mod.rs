@@ -23,6 +23,7 @@ pub mod health;
 pub mod http;
 pub mod http_client;
 pub mod idempotency;
+pub mod images;
 pub mod jobs;
 pub mod locks;
 pub mod mail;
