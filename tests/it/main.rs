@@ -53,6 +53,7 @@ mod shutdown;
 mod streams;
 mod tidy;
 mod upkeep;
+mod uploads;
 mod users;
 mod webhooks;
 mod webhooks_delivery;

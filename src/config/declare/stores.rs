@@ -91,6 +91,12 @@ pub(in crate::config) fn declare_cache(env: &mut Env<'_>) -> Option<cache::Confi
 
 pub(super) fn declare_storage(env: &mut Env<'_>) -> Option<storage::Config> {
     let bucket = env.required("S3_BUCKET", "the bucket for uploads", text);
+    let prefix = env.or_default(
+        "SHOAL_S3_PREFIX",
+        "",
+        "stands before every key; deployments that share a bucket need one each",
+        key_prefix,
+    );
     let endpoint = env.optional("S3_ENDPOINT", "an S3 server other than AWS'", text);
     let public_endpoint = env.optional(
         "SHOAL_S3_PUBLIC_ENDPOINT",
@@ -134,6 +140,7 @@ pub(super) fn declare_storage(env: &mut Env<'_>) -> Option<storage::Config> {
     };
     Some(storage::Config {
         bucket: bucket?,
+        prefix: prefix?,
         region: region?,
         endpoint: endpoint?,
         public_endpoint: public_endpoint?.map(|url| url.as_str().trim_end_matches('/').to_owned()),
@@ -150,6 +157,16 @@ pub(in crate::config) fn declare_direct_url(env: &mut Env<'_>) -> Option<SecretS
         "the primary without PgBouncer, as a role that may change the schema; only for `migrate`",
         postgres_url,
     )
+}
+
+/// With a slash at its end, unless it is empty.
+fn key_prefix(value: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+    if !value.bytes().all(is_plain) {
+        return Err("may have ASCII letters, digits, `-`, `_`, `.` and `/`".to_owned());
+    }
+    let prefix = value.trim_matches('/');
+    Ok(if prefix.is_empty() { String::new() } else { format!("{prefix}/") })
 }
 
 /// Checked when it is read, so that a mistake is reported with the others, and never quoted.

@@ -23,7 +23,7 @@ pub(super) fn declare_uploads(env: &mut Env<'_>) -> Option<Uploads> {
         env.or_default("SHOAL_UPLOAD_QUOTA_FILES", "100", "the same in files", positive);
     let cdn_url = env.optional(
         "SHOAL_CDN_URL",
-        "serves the bucket's `pictures/` to everybody; without it the API redirects to S3",
+        "serves `pictures/`, below SHOAL_S3_PREFIX, to everybody; without it the API redirects to S3",
         http_url,
     );
     let checks = env.optional(

@@ -49,6 +49,8 @@ const RETRY_WAIT: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct Config {
     pub bucket: String,
+    /// Stands before every key.
+    pub prefix: String,
     pub region: String,
     /// Of a server other than AWS'.
     pub endpoint: Option<String>,
@@ -73,6 +75,7 @@ struct Inner {
     /// Signs addresses that clients use.
     signer: Client,
     bucket: String,
+    prefix: String,
     timeout: Duration,
     places: Semaphore,
     breaker: Breaker,
@@ -126,6 +129,7 @@ impl Storage {
             client: client(&config.endpoint),
             signer: client(public),
             bucket: config.bucket.clone(),
+            prefix: config.prefix.clone(),
             timeout: config.timeout,
             places: Semaphore::new(config.calls),
             breaker,
@@ -147,6 +151,11 @@ impl Storage {
     /// than one call may take, so that a slow server is not waited for again and again.
     pub fn patience(&self) -> Duration {
         self.0.timeout + PLACE_WAIT / 2
+    }
+
+    /// As the bucket has it.
+    fn full_key(&self, key: &str) -> String {
+        format!("{}{key}", self.0.prefix)
     }
 
     /// Makes one call: in its turn, within its time, and if the breaker lets it.

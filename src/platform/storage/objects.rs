@@ -46,7 +46,8 @@ impl Storage {
     /// # Errors
     /// `NotFound`; `WrongSize`, told before anything of it is read; or no answer.
     pub async fn read(&self, key: &str, size: u64) -> Result<Bytes, Error> {
-        let get = self.0.client.get_object().bucket(&self.0.bucket).key(key).send();
+        let get = self.0.client.get_object().bucket(&self.0.bucket);
+        let get = get.key(self.full_key(key)).send();
         let read = async {
             let object = get.await?;
             let found = object.content_length.and_then(|size| u64::try_from(size).ok());
@@ -61,7 +62,7 @@ impl Storage {
     /// # Errors
     /// No answer.
     pub async fn put(&self, new: &NewObject<'_>, body: Bytes) -> Result<(), Error> {
-        let put = self.0.client.put_object().bucket(&self.0.bucket).key(new.key);
+        let put = self.0.client.put_object().bucket(&self.0.bucket).key(self.full_key(new.key));
         let put = put
             .content_type(new.content_type)
             .content_disposition(ATTACHMENT)
@@ -81,8 +82,8 @@ impl Storage {
             return Ok(());
         }
         let refused = |error: aws_sdk_s3::error::BuildError| Error::Refused(error.to_string());
-        let objects: Result<Vec<_>, _> =
-            keys.iter().map(|key| ObjectIdentifier::builder().key(key).build()).collect();
+        let object = |key: &String| ObjectIdentifier::builder().key(self.full_key(key)).build();
+        let objects: Result<Vec<_>, _> = keys.iter().map(object).collect();
         let delete = Delete::builder().set_objects(Some(objects.map_err(refused)?)).quiet(true);
         let delete = delete.build().map_err(refused)?;
         let delete = self.0.client.delete_objects().bucket(&self.0.bucket).delete(delete).send();
@@ -98,13 +99,15 @@ impl Storage {
     /// # Errors
     /// No answer.
     pub async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page, Error> {
-        let list = self.0.client.list_objects_v2().bucket(&self.0.bucket).prefix(prefix);
-        let list = list.set_start_after(after.map(str::to_owned)).send();
+        let list = self.0.client.list_objects_v2().bucket(&self.0.bucket);
+        let list = list.prefix(self.full_key(prefix));
+        let list = list.set_start_after(after.map(|key| self.full_key(key))).send();
         let page = self.call("list", async { Ok(list.await?) }).await?;
         let listed = |object: aws_sdk_s3::types::Object| {
             let seconds = object.last_modified?.secs();
             let modified_at = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
-            Some(Listed { key: object.key?, modified_at })
+            let key = object.key?.strip_prefix(&self.0.prefix)?.to_owned();
+            Some(Listed { key, modified_at })
         };
         let has_more = page.is_truncated.unwrap_or_default();
         let objects = page.contents.unwrap_or_default().into_iter().filter_map(listed).collect();
@@ -117,7 +120,8 @@ impl Storage {
     /// # Errors
     /// No answer.
     pub async fn abort_parts(&self, prefix: &str, age: Duration) -> Result<usize, Error> {
-        let list = self.0.client.list_multipart_uploads().bucket(&self.0.bucket).prefix(prefix);
+        let list = self.0.client.list_multipart_uploads().bucket(&self.0.bucket);
+        let list = list.prefix(self.full_key(prefix));
         let uploads = match self.call("list_parts", async { Ok(list.send().await?) }).await {
             Ok(page) => page.uploads.unwrap_or_default(),
             Err(Error::Unsupported) => return Ok(0),

@@ -38,7 +38,7 @@ impl Storage {
     ) -> Result<Presigned, Error> {
         let (config, expires_at) = valid_for(lifetime)?;
         let size = i64::try_from(terms.size).map_err(|error| Error::Refused(error.to_string()))?;
-        let put = self.0.signer.put_object().bucket(&self.0.bucket).key(key);
+        let put = self.0.signer.put_object().bucket(&self.0.bucket).key(self.full_key(key));
         let put = put
             .content_type(terms.content_type)
             .content_length(size)
@@ -57,7 +57,7 @@ impl Storage {
         lifetime: Duration,
     ) -> Result<Presigned, Error> {
         let (config, expires_at) = valid_for(lifetime)?;
-        let get = self.0.signer.get_object().bucket(&self.0.bucket).key(key);
+        let get = self.0.signer.get_object().bucket(&self.0.bucket).key(self.full_key(key));
         let get = get.response_content_disposition(format!("attachment; filename=\"{filename}\""));
         Ok(presigned(&get.presigned(config).await?, expires_at))
     }
