@@ -67,7 +67,7 @@ async fn trail(client: &Client, order: Uuid) -> Vec<String> {
 }
 
 /// Until no job is left that will ever be begun.
-async fn until_idle(database: &Database) {
+pub async fn until_idle(database: &Database) {
     let left = "select count(*) + (select count(*) from outbox) from jobs
         where state not in ('completed', 'dead')";
     until(async || database.number(left).await == 0).await;

@@ -50,11 +50,11 @@ impl Rejection {
 /// # Errors
 /// 409 while nothing was sent; 503 while S3 is away, or too many files are looked at.
 pub(super) async fn verify(app: &AppState, upload: &Upload) -> Result<Verdict, ApiError> {
-    // For the file's memory as much as for the core. Waiting for it is not S3's fault.
-    let turn = app.file_checks.take().await.map_err(|Busy| {
-        ApiError::overloaded("Too many files are being looked at; try again shortly.")
-    })?;
     let steps = async {
+        // For the file's memory as much as for the core.
+        let turn = app.file_checks.take().await.map_err(|Busy| {
+            ApiError::overloaded("Too many files are being looked at; try again shortly.")
+        })?;
         let (expected, id) = (upload.size, upload.id);
         let bytes = match app.storage.read(&keys::incoming(id), expected.unsigned_abs()).await {
             Ok(bytes) => bytes,
