@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
-use crate::support::{Client, File, Fleet, Reply, objects};
+use crate::support::{Client, File, Fleet, Reply, metric_of, objects};
 
 const PAGE: &[u8] = b"<html><script>alert(1)</script></html>";
 
@@ -92,14 +92,14 @@ async fn what_is_not_what_it_was_announced_as_is_rejected() {
     let customer = fleet.client.register().await;
     let png = File::png(64, 64);
     let cut = &png.bytes[..png.bytes.len() / 2];
-    let page_behind = [&png.bytes[..], PAGE].concat();
+    let more_behind = [&png.bytes[..], b"another file"].concat();
     let mut page_inside = png.bytes.clone();
     page_inside.splice(33..33, chunk(*b"tEXt", &[b"Comment\0", PAGE].concat()));
     for (file, reason) in [
         (png.with(PAGE), "file_type_unknown"),
         (png.with(File::jpeg(9, 9).bytes), "file_type_mismatch"),
         (png.with(cut), "file_damaged"),
-        (png.with(page_behind), "file_has_trailing_bytes"),
+        (png.with(more_behind), "file_has_trailing_bytes"),
         (png.with(page_inside), "file_holds_markup"),
         (png.with(bomb(60_000, 60_000)), "too_many_pixels"),
         // 25 million pixels are fewer than may be, but there are none.
@@ -113,8 +113,7 @@ async fn what_is_not_what_it_was_announced_as_is_rejected() {
         assert_eq!((&state["state"], &state["reason"]), (&json!("rejected"), &json!(reason)));
         assert_eq!(state["detail"], problem["detail"]);
         assert!(state.get("download").is_none(), "{state}");
-        // It stays so, even if a good file is sent.
-        customer.send(&upload, &png.bytes).await;
+        // It stays so.
         customer.complete(&upload).await.expect_problem(422, "upload_rejected");
     }
     assert!(objects(&fleet.database.name, "pictures").is_empty());
@@ -195,6 +194,9 @@ async fn completing_twice_or_at_once_has_one_effect() {
     }
     let jobs = "select count(*) from jobs where kind = 'uploads.make_variants'";
     assert_eq!(fleet.database.number(jobs).await, 1);
+    let completed = "uploads_total{outcome=\"completed\",purpose=\"avatar\"}";
+    let times: f64 = fleet.replicas.iter().map(|replica| metric_of(replica, completed)).sum();
+    assert_eq!(times, 1.0);
     assert_eq!(objects(&fleet.database.name, "pictures").len(), 1);
 }
 

@@ -55,8 +55,11 @@ async fn an_avatar_is_seen_by_everybody_and_the_one_before_goes() {
     in_use.expect_problem(409, "upload_in_use");
     customer.delete(AVATAR).await.expect(204);
     assert_eq!(customer.get("/v1/users/me").await.expect(200)["avatar_url"], Value::Null);
-    let told: Vec<Value> =
-        events(&fleet, "user.avatar_changed").await.iter().map(|e| e["avatar_url"].clone()).collect();
+    let told: Vec<Value> = events(&fleet, "user.avatar_changed")
+        .await
+        .iter()
+        .map(|e| e["avatar_url"].clone())
+        .collect();
     let url = |id: Uuid| json!(format!("/v1/files/{id}"));
     assert_eq!(told, [url(first_id), url(second_id), Value::Null]);
 }

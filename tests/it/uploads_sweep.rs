@@ -116,8 +116,12 @@ async fn objects_that_no_upload_tells_of_are_found_by_listing() {
     let age = |path: &Path| {
         fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
     };
-    for (index, path) in [objects(&fleet.database.name, "pictures"),
-        objects(&fleet.database.name, "documents")].concat().iter().enumerate() {
+    for (index, path) in
+        [objects(&fleet.database.name, "pictures"), objects(&fleet.database.name, "documents")]
+            .concat()
+            .iter()
+            .enumerate()
+    {
         age(path);
         // Of a process that died before it could tell the database, and of one that still may.
         for name in [uuid::Uuid::now_v7(), uuid::Uuid::now_v7()] {
