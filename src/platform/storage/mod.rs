@@ -10,7 +10,7 @@ mod error;
 mod objects;
 mod presign;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::{
@@ -20,6 +20,7 @@ use aws_sdk_s3::{
         SharedCredentialsProvider,
     },
 };
+use futures::future::BoxFuture;
 use prometheus::HistogramVec;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{
@@ -158,11 +159,12 @@ impl Storage {
         format!("{}{key}", self.0.prefix)
     }
 
-    /// Makes one call: in its turn, within its time, and if the breaker lets it.
+    /// Makes one call: in its turn, within its time, and if the breaker lets it. Boxed, since the
+    /// SDK's futures take 20 kB, which every caller's would as well.
     async fn call<T>(
         &self,
         operation: &'static str,
-        send: impl Future<Output = Result<T, Error>>,
+        send: BoxFuture<'_, Result<T, Error>>,
     ) -> Result<T, Error> {
         let Inner { places, breaker, seconds, .. } = &*self.0;
         let place = timeout(context::remaining(PLACE_WAIT), places.acquire()).await;

@@ -8,6 +8,7 @@ use aws_sdk_s3::{
     types::{Delete, ObjectIdentifier},
 };
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use time::OffsetDateTime;
 
 use super::{Error, Storage};
@@ -56,7 +57,7 @@ impl Storage {
             }
             collect(object.body, size).await
         };
-        self.call("get", read).await
+        self.call("get", read.boxed()).await
     }
 
     /// # Errors
@@ -69,7 +70,7 @@ impl Storage {
             .cache_control(IMMUTABLE)
             .body(ByteStream::from(body))
             .send();
-        self.call("put", async { Ok(put.await?) }).await?;
+        self.call("put", async { Ok(put.await?) }.boxed()).await?;
         Ok(())
     }
 
@@ -87,7 +88,7 @@ impl Storage {
         let delete = Delete::builder().set_objects(Some(objects.map_err(refused)?)).quiet(true);
         let delete = delete.build().map_err(refused)?;
         let delete = self.0.client.delete_objects().bucket(&self.0.bucket).delete(delete).send();
-        let deleted = self.call("delete", async { Ok(delete.await?) }).await?;
+        let deleted = self.call("delete", async { Ok(delete.await?) }.boxed()).await?;
         match deleted.errors().first() {
             None => Ok(()),
             Some(error) => Err(Error::Refused(format!("{error:?}"))),
@@ -102,7 +103,7 @@ impl Storage {
         let list = self.0.client.list_objects_v2().bucket(&self.0.bucket);
         let list = list.prefix(self.full_key(prefix));
         let list = list.set_start_after(after.map(|key| self.full_key(key))).send();
-        let page = self.call("list", async { Ok(list.await?) }).await?;
+        let page = self.call("list", async { Ok(list.await?) }.boxed()).await?;
         let listed = |object: aws_sdk_s3::types::Object| {
             let seconds = object.last_modified?.secs();
             let modified_at = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
@@ -122,7 +123,8 @@ impl Storage {
     pub async fn abort_parts(&self, prefix: &str, age: Duration) -> Result<usize, Error> {
         let list = self.0.client.list_multipart_uploads().bucket(&self.0.bucket);
         let list = list.prefix(self.full_key(prefix));
-        let uploads = match self.call("list_parts", async { Ok(list.send().await?) }).await {
+        let uploads = match self.call("list_parts", async { Ok(list.send().await?) }.boxed()).await
+        {
             Ok(page) => page.uploads.unwrap_or_default(),
             Err(Error::Unsupported) => return Ok(0),
             Err(error) => return Err(error),
@@ -135,7 +137,7 @@ impl Storage {
             }
             let abort = self.0.client.abort_multipart_upload().bucket(&self.0.bucket);
             let abort = abort.set_key(upload.key).set_upload_id(upload.upload_id).send();
-            match self.call("abort", async { Ok(abort.await?) }).await {
+            match self.call("abort", async { Ok(abort.await?) }.boxed()).await {
                 Ok(_) => aborted += 1,
                 Err(Error::NotFound) => {}
                 Err(error) => return Err(error),
