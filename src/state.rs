@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prometheus::Histogram;
+use prometheus::{Histogram, IntCounterVec};
 
 use crate::{
-    config::{Config, Limits, Orders},
+    config::{Config, Limits, Orders, Uploads},
     platform::{
         breaker::Breakers,
         cache::{Cache, Caches},
@@ -27,6 +27,7 @@ use crate::{
         storage::Storage,
         streams::Streams,
         tokens::Tokens,
+        turns::Turns,
         upkeep::Upkeep,
         webhooks::Webhooks,
     },
@@ -69,6 +70,13 @@ pub struct App {
     pub mail: Option<Mailer>,
     /// Sends signed messages to whoever asked for them.
     pub webhooks: Webhooks,
+    /// The bucket for uploads, and what may be uploaded.
+    pub storage: Storage,
+    pub uploads: Uploads,
+    /// Looks at uploaded files, and shrinks pictures, a few at a time.
+    pub file_checks: Turns,
+    /// What became of uploads.
+    pub uploads_total: IntCounterVec,
     /// Whether this replica should get requests.
     pub health: Health,
     /// Live streams of events.
@@ -91,7 +99,7 @@ impl App {
         let db = Db::new(&config.database, &metrics, &breakers, &tasks)?;
         let redis = Redis::new(&config.redis, &metrics, breakers.named("redis"), &tasks)?;
         wake::tell(db.bell(), &redis, &tasks);
-        let storage = Storage::new(&config.storage).await;
+        let storage = Storage::new(&config.storage, breakers.named("s3"), &metrics).await?;
         let caches = Caches::new(&config.cache, redis.clone(), db.clone(), &metrics, &tasks)?;
         let tokens = Tokens::new(&config.tokens)?;
         let payments = config.payments.as_ref();
@@ -114,7 +122,15 @@ impl App {
             payments: payments.transpose()?,
             mail: mail.transpose()?,
             webhooks: Webhooks::new(config.webhooks, Arc::new(SystemResolver), &metrics)?,
-            health: Health::new(db.clone(), redis.clone(), storage, tasks.clone()),
+            health: Health::new(db.clone(), redis.clone(), storage.clone(), tasks.clone()),
+            storage,
+            uploads: config.uploads.clone(),
+            file_checks: Turns::new(config.uploads.checks, CHECKS_WAITING),
+            uploads_total: metrics.counter_vec(
+                "uploads_total",
+                "Uploads by what became of them.",
+                &["purpose", "outcome"],
+            )?,
             streams: Streams::new(&config.streams, &metrics)?,
             reports_lag: metrics.seconds(
                 "reports_lag_seconds",
@@ -127,6 +143,9 @@ impl App {
         }))
     }
 }
+
+/// Files that may wait for each that is looked at, some 100 ms apiece.
+const CHECKS_WAITING: usize = 16;
 
 /// The cache of products by id; apart, since the command line writes products as well.
 pub fn product_cache(caches: &Caches) -> Cache {

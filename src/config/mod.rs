@@ -34,6 +34,7 @@ pub struct Config {
     pub redis: redis::Config,
     pub cache: cache::Config,
     pub storage: storage::Config,
+    pub uploads: Uploads,
     pub jobs: jobs::Config,
     pub upkeep: upkeep::Config,
     pub orders: Orders,
@@ -65,6 +66,20 @@ pub struct Http {
 pub struct Orders {
     /// An order that is not paid for this long is cancelled.
     pub payment_term: Duration,
+}
+
+#[derive(Clone)]
+pub struct Uploads {
+    /// Of one file.
+    pub max_bytes: i64,
+    /// Of one user: bytes and files.
+    pub quota_bytes: i64,
+    pub quota_files: i64,
+    /// What serves the pictures of the bucket to everybody, if there is something. Without a
+    /// slash at its end.
+    pub cdn_url: Option<String>,
+    /// Files that are looked at, or shrunk, at the same time.
+    pub checks: usize,
 }
 
 #[derive(Clone)]

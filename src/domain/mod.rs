@@ -13,6 +13,7 @@ pub mod orders;
 pub mod payments;
 pub mod products;
 pub mod reports;
+pub mod uploads;
 pub mod users;
 pub mod webhooks;
 
@@ -39,6 +40,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
         .merge(users::routes())
         .merge(auth::routes())
         .merge(products::routes())
+        .merge(uploads::routes())
         .merge(orders::routes())
         .merge(payments::routes())
         .merge(webhooks::routes())
@@ -50,6 +52,7 @@ pub fn routes() -> OpenApiRouter<AppState> {
 pub fn work() -> Registry<AppState> {
     Registry::new()
         .merge(users::work())
+        .merge(uploads::work())
         .merge(orders::work())
         .merge(payments::work())
         .merge(webhooks::work())

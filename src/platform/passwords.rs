@@ -1,7 +1,7 @@
 //! Passwords: Argon2id (19 MiB, two passes, one lane: OWASP's minimum), hashed off the async
 //! threads and a few at a time, since each takes a core for tens of milliseconds.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 
 use anyhow::Context;
 use argon2::{
@@ -9,12 +9,8 @@ use argon2::{
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{sync::Semaphore, time::timeout};
 
-use super::context;
-
-/// How long a request waits for its turn to hash before it is told to come back.
-const TURN_WAIT: Duration = Duration::from_secs(2);
+use super::turns::{self, Turns};
 
 /// How many may wait for each that hashes, some 60 ms apiece: who comes later would wait for a
 /// second, and is told at once to come back instead.
@@ -29,17 +25,10 @@ pub struct Config {
     pub parallel: usize,
 }
 
-/// As many as this process may use: no more hashes than that are done any faster.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// Hashes and verifies. Cheap to clone.
 #[derive(Clone)]
 pub struct Passwords {
-    /// Hashing, or waiting to.
-    places: Arc<Semaphore>,
-    turns: Arc<Semaphore>,
+    turns: Turns,
     common: Arc<HashSet<&'static str>>,
     /// Verified against when the user is unknown, so that the answer takes as long.
     decoy: Arc<str>,
@@ -58,8 +47,7 @@ impl Passwords {
     /// The decoy cannot be hashed.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         Ok(Self {
-            places: Arc::new(Semaphore::new(config.parallel * (1 + WAITING_PER_TURN))),
-            turns: Arc::new(Semaphore::new(config.parallel)),
+            turns: Turns::new(config.parallel, WAITING_PER_TURN),
             common: Arc::new(COMMON.lines().collect()),
             decoy: hash(b"a decoy that nobody has")?.into(),
         })
@@ -104,15 +92,9 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let place = self.places.clone().try_acquire_owned().map_err(|_| Error::Busy)?;
-        let turn = timeout(context::remaining(TURN_WAIT), self.turns.clone().acquire_owned());
-        let turn = turn.await.map_err(|_| Error::Busy)?.context("closed")?;
-        let done = tokio::task::spawn_blocking(move || {
-            // Held by the work itself: a client that hangs up must not free the core early.
-            let (_place, _turn) = (place, turn);
-            work()
-        });
-        Ok(done.await.context("hashing panicked")??)
+        let turn = self.turns.take().await.map_err(|turns::Busy| Error::Busy)?;
+        let (_turn, done) = turn.run(work).await?;
+        Ok(done?)
     }
 }
 
@@ -148,9 +130,9 @@ mod tests {
         use futures::{future::join_all, poll};
         let passwords = Passwords::new(&Config { parallel: 1 }).unwrap();
         // The only turn is taken, so that nobody ends while the burst comes in.
-        let turn = passwords.turns.clone().acquire_owned().await.unwrap();
+        let turn = passwords.turns.take().await.unwrap();
         let hash = || passwords.hash("correct horse".to_owned().into());
-        let mut first = Box::pin(join_all((0..=WAITING_PER_TURN).map(|_| hash())));
+        let mut first = Box::pin(join_all((0..WAITING_PER_TURN).map(|_| hash())));
         assert!(poll!(first.as_mut()).is_pending());
         for _ in 0..1_000 {
             assert!(matches!(poll!(pin!(hash())), Poll::Ready(Err(Error::Busy))));

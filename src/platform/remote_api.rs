@@ -20,9 +20,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Answers are small documents: whatever is longer is something else.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
-/// How long a job waits while calls are kept away, in seconds: not all for the same time.
-const KEPT_AWAY: std::ops::Range<f64> = 4.0..12.0;
-
 /// No service is given more patience than this at once.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
@@ -63,9 +60,7 @@ pub enum Unanswered {
 impl From<Unanswered> for Failure {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
-            Unanswered::KeptAway => {
-                Self::Postpone(Duration::from_secs_f64(rand::random_range(KEPT_AWAY)))
-            }
+            Unanswered::KeptAway => Self::postpone_while_kept_away(),
             Unanswered::Failed { why, retry_after } => Self::Retry { why, after: retry_after },
         }
     }

@@ -3,12 +3,14 @@
 mod http;
 mod partners;
 mod stores;
+mod uploads;
 mod webhooks;
 mod work;
 
 use self::{
     partners::{declare_mail, declare_payments},
     stores::declare_storage,
+    uploads::declare_uploads,
     webhooks::declare_webhooks,
     work::{declare_months_kept, declare_orders, declare_streams},
 };
@@ -23,7 +25,7 @@ use crate::platform::{
     rate_limit::parse_policy,
     sessions,
     telemetry::{self, LogFormat},
-    tokens, upkeep,
+    tokens, turns, upkeep,
 };
 
 impl Config {
@@ -33,6 +35,7 @@ impl Config {
         let redis = declare_redis(env);
         let cache = declare_cache(env);
         let storage = declare_storage(env);
+        let uploads = declare_uploads(env);
         let jobs = declare_jobs(env);
         let months_kept = declare_months_kept(env);
         let orders = declare_orders(env);
@@ -66,6 +69,7 @@ impl Config {
             redis: redis?,
             cache: cache?,
             storage: storage?,
+            uploads: uploads?,
             upkeep: upkeep::Config { job_retention: jobs.retention, months_kept: months_kept? },
             jobs,
             orders: orders?,
@@ -79,7 +83,7 @@ impl Config {
                 access_token_lifetime: tokens.lifetime,
             },
             tokens,
-            passwords: passwords::Config { parallel: parallel?.unwrap_or_else(passwords::cores) },
+            passwords: passwords::Config { parallel: parallel?.unwrap_or_else(turns::cores) },
             limits: limits?,
         })
     }

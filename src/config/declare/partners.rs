@@ -45,7 +45,7 @@ pub(super) fn declare_mail(env: &mut Env<'_>) -> Option<Option<mail::Config>> {
     Some(url.map(|url| mail::Config { url, from }))
 }
 
-fn http_url(value: &str) -> Result<Url, String> {
+pub(super) fn http_url(value: &str) -> Result<Url, String> {
     let url: Url = parse(value)?;
     if matches!(url.scheme(), "http" | "https") && url.has_host() {
         Ok(url)

@@ -2,6 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::partners::http_url;
 use crate::platform::{
     cache, db,
     env::{Env, flag, list, millis, positive, secret, text},
@@ -90,7 +91,30 @@ pub(in crate::config) fn declare_cache(env: &mut Env<'_>) -> Option<cache::Confi
 
 pub(super) fn declare_storage(env: &mut Env<'_>) -> Option<storage::Config> {
     let bucket = env.required("S3_BUCKET", "the bucket for uploads", text);
+    let prefix = env.or_default(
+        "SHOAL_S3_PREFIX",
+        "",
+        "stands before every key; deployments that share a bucket need one each",
+        key_prefix,
+    );
     let endpoint = env.optional("S3_ENDPOINT", "an S3 server other than AWS'", text);
+    let public_endpoint = env.optional(
+        "SHOAL_S3_PUBLIC_ENDPOINT",
+        "where clients reach the S3 server, if elsewhere: presigned addresses begin with it",
+        http_url,
+    );
+    let timeout = env.or_default(
+        "SHOAL_S3_TIMEOUT_MS",
+        "2000",
+        "how long S3 may take over one call; all that a request asks of it takes hardly longer",
+        millis,
+    );
+    let calls = env.or_default(
+        "SHOAL_S3_CALLS",
+        "32",
+        "calls of this process to S3 at the same time; others wait for half a second, then 503",
+        positive,
+    );
     let region = env.or_default("AWS_REGION", "us-east-1", "the region of the bucket", text);
     let key = env.optional(
         "AWS_ACCESS_KEY_ID",
@@ -116,8 +140,12 @@ pub(super) fn declare_storage(env: &mut Env<'_>) -> Option<storage::Config> {
     };
     Some(storage::Config {
         bucket: bucket?,
+        prefix: prefix?,
         region: region?,
         endpoint: endpoint?,
+        public_endpoint: public_endpoint?.map(|url| url.as_str().trim_end_matches('/').to_owned()),
+        timeout: timeout?,
+        calls: calls?,
         path_style: path_style?,
         credentials,
     })
@@ -129,6 +157,16 @@ pub(in crate::config) fn declare_direct_url(env: &mut Env<'_>) -> Option<SecretS
         "the primary without PgBouncer, as a role that may change the schema; only for `migrate`",
         postgres_url,
     )
+}
+
+/// With a slash at its end, unless it is empty.
+fn key_prefix(value: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+    if !value.bytes().all(is_plain) {
+        return Err("may have ASCII letters, digits, `-`, `_`, `.` and `/`".to_owned());
+    }
+    let prefix = value.trim_matches('/');
+    Ok(if prefix.is_empty() { String::new() } else { format!("{prefix}/") })
 }
 
 /// Checked when it is read, so that a mistake is reported with the others, and never quoted.

@@ -16,6 +16,8 @@ mod stock;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 // What other resources may use.
+pub(super) use self::model::ProductResponse;
+pub(super) use self::service::set_image;
 pub use self::{
     queries::{SoldLine, return_stock, take_stock},
     stock::{StockChange, update_availability},

@@ -123,7 +123,7 @@ pub(super) struct Product {
 
 /// A product as clients see it.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ProductResponse {
+pub(in crate::domain) struct ProductResponse {
     pub id: Uuid,
     pub sku: String,
     pub name: String,

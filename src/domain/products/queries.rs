@@ -88,10 +88,30 @@ pub(super) async fn update(
     .await
 }
 
-/// The new version.
+pub(super) async fn set_image(
+    conn: &mut Conn,
+    id: Uuid,
+    url: Option<&str>,
+) -> Result<Product, sqlx::Error> {
+    sqlx::query_as!(
+        Product,
+        r#"update products set image_url = $2, version = version + 1, updated_at = now()
+           where id = $1
+           returning id, sku, name, description, unit_amount, currency,
+                     availability as "availability: Availability", image_url, version,
+                     created_at, updated_at"#,
+        id,
+        url,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// The new version. Its picture goes: an import may bring the product back.
 pub(super) async fn archive(conn: &mut Conn, id: Uuid) -> Result<i32, sqlx::Error> {
     sqlx::query_scalar!(
-        "update products set archived_at = now(), version = version + 1, updated_at = now()
+        "update products
+         set archived_at = now(), image_url = null, version = version + 1, updated_at = now()
          where id = $1 returning version",
         id,
     )

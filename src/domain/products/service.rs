@@ -88,6 +88,32 @@ pub(super) async fn archive(app: &AppState, id: Uuid, if_match: &IfMatch) -> Res
     Ok(())
 }
 
+/// Gives a product another picture, or none.
+///
+/// # Errors
+/// 404, 412.
+pub(in crate::domain) async fn set_image(
+    app: &AppState,
+    tx: &mut Tx,
+    id: Uuid,
+    if_match: &IfMatch,
+    url: Option<&str>,
+) -> Result<ProductResponse, ApiError> {
+    let version = queries::find_version_for_update(tx, id).await?;
+    if_match.check(version.ok_or_else(ApiError::not_found)?)?;
+    let product = queries::set_image(tx, id, url).await?;
+    let event = NewEvent {
+        kind: "product.image_changed",
+        subject_id: id,
+        sequence: product.version,
+        customer_id: None,
+        data: &json!({ "product_id": id, "image_url": url }),
+    };
+    events::emit(tx, &event)?;
+    evict(app, tx, id);
+    Ok(product.into())
+}
+
 /// # Errors
 /// 404, 409 when the stock would fall below zero.
 pub(super) async fn adjust_stock(

@@ -20,7 +20,7 @@ const LOW_STOCK: i64 = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
-pub(super) enum Availability {
+pub(in crate::domain) enum Availability {
     InStock,
     Low,
     OutOfStock,

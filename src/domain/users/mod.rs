@@ -12,10 +12,10 @@ pub(super) use self::jobs::work;
 pub use self::{
     model::{Email, Name, NewUser, User, UserResponse},
     queries::{
-        find, find_credentials, find_password_hash, insert, lock_password_hash,
+        find, find_credentials, find_password_hash, insert, lock, lock_password_hash,
         replace_password_hash,
     },
-    service::create_admin,
+    service::{create_admin, set_avatar},
 };
 use crate::state::AppState;
 

@@ -112,6 +112,32 @@ pub(super) async fn find_version_for_update(
         .await
 }
 
+/// Makes others wait who lock the same user, until the transaction ends.
+///
+/// # Errors
+/// The database refused.
+pub async fn lock(conn: &mut Conn, id: Uuid) -> Result<(), sqlx::Error> {
+    find_version_for_update(conn, id).await?;
+    Ok(())
+}
+
+pub(super) async fn set_avatar(
+    conn: &mut Conn,
+    id: Uuid,
+    url: Option<&str>,
+) -> Result<User, sqlx::Error> {
+    sqlx::query_as!(
+        User,
+        "update users set avatar_url = $2, version = version + 1, updated_at = now()
+         where id = $1
+         returning id, email, name, role, avatar_url, version, created_at",
+        id,
+        url,
+    )
+    .fetch_one(conn)
+    .await
+}
+
 pub(super) async fn update(
     conn: &mut Conn,
     id: Uuid,

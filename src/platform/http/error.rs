@@ -11,7 +11,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::limits;
-use crate::platform::{cache, context::Context, db, idempotency, passwords, rate_limit::Decision};
+use crate::platform::{
+    cache, context::Context, db, idempotency, passwords, rate_limit::Decision, storage,
+};
 
 /// An error as the client gets it.
 #[derive(Debug)]
@@ -299,6 +301,21 @@ impl From<passwords::Error> for ApiError {
                 Self::overloaded("Too many log-ins at once; try again shortly.")
             }
             passwords::Error::Bug(cause) => Self::internal(cause),
+        }
+    }
+}
+
+impl From<storage::Error> for ApiError {
+    fn from(error: storage::Error) -> Self {
+        match error {
+            storage::Error::Busy => {
+                Self::overloaded("Too many files are on their way; try again shortly.")
+            }
+            error => Self::unavailable(
+                "storage_unavailable",
+                "Files cannot be reached right now; try again shortly.",
+            )
+            .because(error),
         }
     }
 }

@@ -89,6 +89,9 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
+/// How long a job waits while calls to a service are kept away, in seconds.
+const KEPT_AWAY: std::ops::Range<f64> = 4.0..12.0;
+
 /// Why a job was not done.
 #[derive(Debug)]
 pub enum Failure {
@@ -103,6 +106,11 @@ pub enum Failure {
 impl Failure {
     pub fn retry(why: impl std::fmt::Display) -> Self {
         Self::Retry { why: why.to_string(), after: None }
+    }
+
+    /// For when a service is left alone for a moment: not all for the same time.
+    pub fn postpone_while_kept_away() -> Self {
+        Self::Postpone(Duration::from_secs_f64(rand::random_range(KEPT_AWAY)))
     }
 
     pub fn hopeless(why: impl std::fmt::Display) -> Self {

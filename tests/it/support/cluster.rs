@@ -32,6 +32,7 @@ impl Cluster {
             .with_signing_key(&site)
             .unwrap()
             .with_setting("SHOAL_REDIS_PREFIX", &database.name)
+            .with_setting("SHOAL_S3_PREFIX", &database.name)
             .with_setting("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "4000")
             .with_setting("SHOAL_DB_LOOK_TIMEOUT_MS", "4000")
             .with_setting("SHOAL_REDIS_TIMEOUT_MS", "1000")

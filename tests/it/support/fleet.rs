@@ -222,6 +222,9 @@ fn environment_of(topology: &Topology, database: &str) -> HashMap<String, String
         ("REDIS_URL", topology.redis_url.clone()),
         ("SHOAL_REDIS_PREFIX", database.to_owned()),
         ("S3_BUCKET", s3.bucket),
+        // One bucket for all tests, whose sweeps know nothing of each other's files.
+        ("SHOAL_S3_PREFIX", database.to_owned()),
+        ("SHOAL_S3_TIMEOUT_MS", "10000".to_owned()),
         ("S3_ENDPOINT", s3.endpoint),
         ("SHOAL_S3_PATH_STYLE", "true".to_owned()),
         ("AWS_ACCESS_KEY_ID", s3.access_key),

@@ -10,6 +10,7 @@ mod fleet;
 mod live;
 mod raw;
 mod receiver;
+mod uploads;
 
 pub use self::{
     client::{Client, PASSWORD, Reply, order},
@@ -20,6 +21,7 @@ pub use self::{
     live::{Block, Live},
     raw::HANG,
     receiver::{Answer, Received, Receiver},
+    uploads::{File, objects},
 };
 
 use lab::{
