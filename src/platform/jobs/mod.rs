@@ -92,7 +92,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// Why a job was not done.
 #[derive(Debug)]
 pub enum Failure {
-    /// To be tried again after its usual delay, or after this one.
+    /// To be tried again after its usual delay, or after this one if it is longer: whoever is
+    /// asked may want more patience of us, but cannot make us use up our attempts in no time.
     Retry { why: String, after: Option<Duration> },
     /// Not begun in truth: to be tried again later, without counting as an attempt.
     Postpone(Duration),

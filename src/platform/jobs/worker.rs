@@ -290,7 +290,7 @@ impl<S: Clone + Send + Sync + 'static> Shared<S> {
             Err(Failure::Retry { why, .. }) if is_last => (Next::Dead, Some(why)),
             Err(Failure::Retry { why, after }) => {
                 let usual = delay_after.map_or(RETRY, |delay_after| delay_after(attempt));
-                (Next::Again(after.unwrap_or(usual)), Some(why))
+                (Next::Again(after.unwrap_or_default().max(usual)), Some(why))
             }
         };
         let outcome = next.name();
