@@ -280,6 +280,36 @@ async fn without_a_provider_orders_stay_pending() {
     customer.get(&path).await.expect_problem(404, "not_found");
 }
 
+/// The others of its fleet know of a provider, which shows in what has been charged.
+#[tokio::test]
+async fn a_worker_that_knows_of_no_provider_leaves_charges_to_others() {
+    let fleet = Fleet::of(1).with_workers().start().await;
+    let product = fleet.admin().await.create_product(50, 1_050).await;
+    let customer = fleet.client.register().await;
+    let charged = place(&customer, product, "k1").await;
+    until_idle(&fleet.database).await;
+    let mut connection = fleet.database.connect().await;
+    let insert = "insert into payments (order_id, customer_id, amount, currency)
+        select id, customer_id, total_amount, currency from orders";
+    sqlx::Executor::execute(&mut connection, insert).await.unwrap();
+    let order = place(&customer, product, "k2").await;
+    let postponed = "select count(*) from jobs where kind = 'payments.charge' and attempt = 0
+        and state = 'scheduled' and run_at > now() + interval '10 seconds'";
+    until(async || fleet.database.number(postponed).await == 1).await;
+    // What is to be given back waits as well.
+    for order in [charged, order] {
+        customer.post(&format!("/v1/orders/{order}/cancel"), &json!({})).await.expect(200);
+    }
+    let voids = "select count(*) from jobs where kind = 'payments.void' and attempt = 0
+        and state = 'scheduled' and run_at > now() + interval '10 seconds'";
+    until(async || fleet.database.number(voids).await == 1).await;
+    // Nobody has to pay for the second any more.
+    let due = "update jobs set run_at = now() where kind = 'payments.charge'";
+    sqlx::Executor::execute(&mut connection, due).await.unwrap();
+    let done = "select count(*) from jobs where kind = 'payments.charge' and state = 'completed'";
+    until(async || fleet.database.number(done).await == 2).await;
+}
+
 #[tokio::test]
 async fn a_worker_killed_between_charge_and_commit_charges_once() {
     let provider = Provider::start().unwrap();
