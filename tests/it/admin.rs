@@ -154,7 +154,7 @@ async fn a_job_is_not_retried_beside_its_like() {
 /// Dead letters of two queues and kinds, 3 of them with the key of another.
 const GRAVEYARD: &str = "
     insert into jobs (id, queue, kind, args, max_attempts, attempt, state, finished_at, unique_key)
-    select uuid_at(now() - n * interval '1 second'), queue, queue || '.' || verb, '{}', 12, 12, 'dead', now(),
+    select gen_random_uuid(), queue, queue || '.' || verb, '{}', 12, 12, 'dead', now(),
            case when queue = 'one' and verb = 'a' and n <= 3 then 'same' end
     from unnest(array['one', 'two']) queue, unnest(array['a', 'b']) verb, generate_series(1, 700) n";
 
@@ -173,7 +173,7 @@ async fn dead_letters_are_retried_by_queue_and_kind_some_at_a_time() {
     let anew = "select count(*) from jobs where kind = 'one.b' and state = 'available'
         and attempt = 0 and run_at <= now() and finished_at is null";
     assert_eq!(fleet.database.number(anew).await, 700);
-    // Of those alike one is enough; it is the first to be written.
+    // Of those alike one is enough.
     let answer = retry(json!({ "queue": "one", "kind": "one.a" })).await.expect(200);
     assert_eq!(answer, json!({ "retried": 698, "has_more": false }));
     let answer = retry(json!({ "queue": "one" })).await.expect(200);

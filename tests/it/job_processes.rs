@@ -242,7 +242,12 @@ async fn a_primary_that_falls_silent_holds_no_worker() {
     let url = format!("postgres://{}:{}@{address}/{}", app.user, app.password, database.name);
     let crew = Crew::of(
         database,
-        &[("DATABASE_URL", &url), ("SHOAL_DB_LOOK_TIMEOUT_MS", "500"), SHORT_LEASE],
+        &[
+            ("DATABASE_URL", &url),
+            ("SHOAL_DB_LOOK_TIMEOUT_MS", "500"),
+            ("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "2000"),
+            SHORT_LEASE,
+        ],
     )
     .await;
     let mut worker = crew.process("worker");
