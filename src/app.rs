@@ -24,7 +24,7 @@ use crate::{
             layers::Layers,
             limits, ops, server,
         },
-        jobs::Worker,
+        jobs::{Pulse, Worker},
     },
     state::AppState,
 };
@@ -81,7 +81,7 @@ struct Routers {
     ops: Option<Router>,
 }
 
-fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
+fn routers(app: &AppState, config: &Http, pulse: Option<Pulse>) -> anyhow::Result<Routers> {
     let gate = Gate::new(
         app.tokens.clone(),
         app.sessions.clone(),
@@ -103,7 +103,7 @@ fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
     let layers = Layers::new(&config.layers, &app.metrics, &app.tasks)?;
     let api = api.with_state(app.clone()).method_not_allowed_fallback(not_allowed);
     let api = layers.around(api, (admission, gate.layer()));
-    let ops = ops::router(app.health.clone(), app.metrics.clone());
+    let ops = ops::router(app.health.clone(), app.metrics.clone(), pulse);
     let docs = docs::router(&openapi)?;
     let (open, ops) =
         if config.ops_address.is_some() { (docs, Some(ops)) } else { (docs.merge(ops), None) };
@@ -125,7 +125,7 @@ pub async fn work(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let worker = worker(&app, config)?;
-    let ops = ops::worker_router(app.health.clone(), app.metrics.clone(), worker.pulse());
+    let ops = ops::router(app.health.clone(), app.metrics.clone(), Some(worker.pulse()));
     app.tasks.spawn(app.health.clone().start());
     let server = &config.http.server;
     let worked = CancellationToken::new();
@@ -169,7 +169,6 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let Config { http, .. } = config;
-    let routers = routers(&app, http)?;
     let draining = CancellationToken::new();
     let shutdown = async {
         shutdown.await;
@@ -179,6 +178,7 @@ pub async fn run(
         Role::Api => None,
         Role::ApiAndWorker => Some(worker(&app, config)?),
     };
+    let routers = routers(&app, http, worker.as_ref().map(Worker::pulse))?;
     let work = async {
         if let Some(worker) = worker {
             worker.run(&app.tasks, draining.cancelled(), http.server.drain_cap).await;

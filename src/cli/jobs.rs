@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -11,9 +12,9 @@ use super::{connect, print};
 use crate::{
     domain,
     platform::{
-        db::Tx,
+        db::{Db, Tx},
         http::error::ApiError,
-        jobs::admin::{self, QueueState, StoredJob},
+        jobs::admin::{self, Dead, QueueState, Retried, StoredJob},
     },
 };
 
@@ -44,8 +45,18 @@ enum Command {
     },
     /// One job
     Show { id: Uuid },
-    /// Begin a job anew that died, was discarded, or would run later
-    Retry { id: Uuid },
+    /// Begin a job anew that died, was discarded, or would run later; or all dead letters of a
+    /// queue, of a kind, or of a kind in a queue
+    Retry {
+        #[arg(required_unless_present_any = ["queue", "kind"])]
+        id: Option<Uuid>,
+        /// All dead letters of this queue
+        #[arg(long, conflicts_with = "id")]
+        queue: Option<String>,
+        /// All dead letters of this kind
+        #[arg(long, conflicts_with = "id")]
+        kind: Option<String>,
+    },
     /// End a job that does not run, without its being done
     Discard { id: Uuid },
     /// Begin no more jobs of a queue
@@ -59,6 +70,17 @@ impl Jobs {
     /// For the person who called: what went wrong, and what to do.
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let (db, tasks) = connect()?;
+        if let Command::Retry { id: None, queue, kind } = &self.command {
+            let which = Dead { queue: queue.as_deref(), kind: kind.as_deref() };
+            let retried = retry_dead(&db, which).await?;
+            tasks.stop().await;
+            let done = Retried { retried, has_more: false };
+            return print(&if self.json {
+                json(&done)?
+            } else {
+                format!("{retried} are available\n")
+            });
+        }
         let mut tx = db.begin().await?;
         let text = match self.command {
             Command::List => {
@@ -74,7 +96,8 @@ impl Jobs {
                 let job = admin::find(&mut tx, id).await.map_err(told)?;
                 if self.json { json(&job)? } else { details(&job)? }
             }
-            Command::Retry { id } => {
+            Command::Retry { id, .. } => {
+                let id = id.context("which job?")?;
                 let job = admin::retry(&mut tx, id).await.map_err(told)?;
                 if self.json { json(&job)? } else { format!("{id} is {}\n", job.state) }
             }
@@ -100,15 +123,31 @@ impl Jobs {
     }
 }
 
+/// All of them, some at a time: how many.
+async fn retry_dead(db: &Db, which: Dead<'_>) -> anyhow::Result<i64> {
+    let mut retried = 0;
+    loop {
+        let mut tx = db.begin().await?;
+        let some = admin::retry_dead(&mut tx, which).await.map_err(told)?;
+        tx.commit().await?;
+        retried += some.retried;
+        // Where all that were found stay dead, those alike of them would be found again.
+        if !some.has_more || some.retried == 0 {
+            return Ok(retried);
+        }
+    }
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "`map_err` gives it away")]
 fn told(error: ApiError) -> anyhow::Error {
     anyhow::anyhow!("{error}")
 }
 
 async fn check_name(tx: &mut Tx, name: &str) -> anyhow::Result<()> {
-    let queues = admin::queues(tx, domain::work().queues()).await?;
-    let names: Vec<&str> = queues.iter().map(|queue| queue.queue.as_str()).collect();
-    anyhow::ensure!(names.contains(&name), "no queue {name}; there are: {}", names.join(", "));
+    let known = domain::work();
+    let names: Vec<&str> = known.queues().map(|queue| queue.name).collect();
+    let is_queue = admin::is_queue(tx, known.queues(), name).await?;
+    anyhow::ensure!(is_queue, "no queue {name}; there are: {}", names.join(", "));
     Ok(())
 }
 

@@ -260,6 +260,25 @@ mod tests {
     }
 
     #[test]
+    fn times_that_nothing_works_with_are_told_all_at_once() {
+        let lookup = |name: &str| match name {
+            "SHOAL_JOB_LEASE_MS" | "SHOAL_JOB_POLL_MS" => Some("0".to_owned()),
+            // As long as the job that waits for it.
+            "SHOAL_WEBHOOK_TIMEOUT_MS" | "SHOAL_PAYMENTS_TIMEOUT_MS" => Some("60000".to_owned()),
+            _ => None,
+        };
+        let error = Config::read(&lookup).err().unwrap().to_string();
+        for told in [
+            "SHOAL_JOB_LEASE_MS: `0` is not a whole number of milliseconds from 500 to 3600000",
+            "SHOAL_JOB_POLL_MS: `0` is not a whole number of milliseconds from 10 to 30000",
+            "SHOAL_WEBHOOK_TIMEOUT_MS: `60000` is not",
+            "SHOAL_PAYMENTS_TIMEOUT_MS: `60000` is not",
+        ] {
+            assert!(error.contains(told), "{told}: {error}");
+        }
+    }
+
+    #[test]
     fn a_bad_url_is_refused_without_its_password() {
         let lookup =
             |name: &str| (name == "DATABASE_URL").then(|| "mysql://a:hunter2@b/c".to_owned());

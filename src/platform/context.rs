@@ -75,6 +75,11 @@ pub fn remaining(limit: Duration) -> Duration {
         .map_or(limit, |left| left.min(limit))
 }
 
+/// Whether the deadline has passed; never outside of requests and jobs.
+pub fn is_over() -> bool {
+    CURRENT.try_with(|context| context.deadline <= Instant::now()).unwrap_or(false)
+}
+
 /// Whether `value` is safe to log and echo as a request id: 1 to 128 plain characters.
 pub fn is_sane_request_id(value: &str) -> bool {
     (1..=128).contains(&value.len())

@@ -4,7 +4,7 @@
 //! Each setting is declared once, at the place that reads it: name, default and meaning. The
 //! same declaration feeds the parser, `.env.example` and the check for misspelt names.
 
-use std::{fmt::Write as _, str::FromStr, time::Duration};
+use std::{fmt::Write as _, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use secrecy::SecretString;
 
@@ -174,18 +174,21 @@ pub fn positive<T: FromStr + PartialOrd + Default>(value: &str) -> Result<T, Str
     }
 }
 
-pub fn millis(value: &str) -> Result<Duration, String> {
-    value
-        .parse()
-        .map(Duration::from_millis)
-        .map_err(|_| format!("`{value}` is not a whole number of milliseconds"))
+/// Milliseconds, within bounds.
+pub fn millis(bounds: RangeInclusive<u64>) -> impl Fn(&str) -> Result<Duration, String> {
+    move |value| within(value, &bounds, "milliseconds").map(Duration::from_millis)
 }
 
-pub fn secs(value: &str) -> Result<Duration, String> {
-    value
-        .parse()
-        .map(Duration::from_secs)
-        .map_err(|_| format!("`{value}` is not a whole number of seconds"))
+/// Seconds, within bounds.
+pub fn secs(bounds: RangeInclusive<u64>) -> impl Fn(&str) -> Result<Duration, String> {
+    move |value| within(value, &bounds, "seconds").map(Duration::from_secs)
+}
+
+fn within(value: &str, bounds: &RangeInclusive<u64>, unit: &str) -> Result<u64, String> {
+    value.parse().ok().filter(|number| bounds.contains(number)).ok_or_else(|| {
+        let (least, most) = (bounds.start(), bounds.end());
+        format!("`{value}` is not a whole number of {unit} from {least} to {most}")
+    })
 }
 
 pub fn flag(value: &str) -> Result<bool, String> {

@@ -1,6 +1,6 @@
 //! Mail by SMTP: plain text, one recipient.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use anyhow::Context;
 use lettre::{
@@ -27,6 +27,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a job waits while the server is left alone, in seconds: not all for the same time.
 const KEPT_AWAY: std::ops::Range<f64> = 2.0..6.0;
+
+/// Codes that may be about a recipient or a message: no such mailbox, not here, too much, not
+/// allowed, refused. All others of 5xx are about us: what we may, or how we speak.
+const OF_THE_MESSAGE: RangeInclusive<u16> = 550..=554;
+
+/// The server is going away (RFC 5321, 3.8).
+const CLOSING: u16 = 421;
 
 #[derive(Clone)]
 pub struct Config {
@@ -96,8 +103,8 @@ impl Mailer {
     /// the next attempt, with the same `Message-ID`.
     ///
     /// # Errors
-    /// Hopeless for an address that no mail can be sent to, or that the server refuses for good;
-    /// else to be tried again. No address is told: errors are logged, and kept with jobs.
+    /// Hopeless for an address that no mail can be sent to, or that the server refuses for good
+    /// while it takes other mail of ours; else to be tried again. No address is told: errors are logged, and kept with jobs.
     pub async fn send(&self, mail: Mail<'_>) -> Result<(), Failure> {
         let message = self.message(mail)?;
         if !self.breaker.allows() {
@@ -109,7 +116,7 @@ impl Mailer {
                 self.breaker.record_success();
                 Ok(())
             }
-            Err(error) => Err(self.failed(&error)),
+            Err(error) => Err(self.failed(&error).await),
         }
     }
 
@@ -130,13 +137,30 @@ impl Mailer {
             .map_err(|error| Failure::hopeless(format!("no mail can be made of it: {error}")))
     }
 
+    /// Whether the server takes mail of ours at all. A refusal does not say what it was of: the
+    /// code is the same for a recipient, and for us when we connect or log in.
+    async fn is_welcome(&self) -> bool {
+        matches!(self.transport.test_connection().await, Ok(true))
+    }
+
     /// The server's own words are left out: they mostly have the address in them.
-    fn failed(&self, error: &smtp::Error) -> Failure {
+    async fn failed(&self, error: &smtp::Error) -> Failure {
         if let Some(code) = error.status() {
-            // It speaks to us, so it is well.
-            self.breaker.record_success();
             let why = format!("the mail server answered {code}");
-            return if error.is_permanent() { Failure::hopeless(why) } else { Failure::retry(why) };
+            let code = u16::from(code);
+            let is_for_good = error.is_permanent();
+            if is_for_good && OF_THE_MESSAGE.contains(&code) && self.is_welcome().await {
+                self.breaker.record_success();
+                return Failure::hopeless(why);
+            }
+            if is_for_good || code == CLOSING {
+                // It would answer every other mail the same.
+                self.breaker.record_failure();
+            } else {
+                // Not this one, or not now.
+                self.breaker.record_success();
+            }
+            return Failure::retry(why);
         }
         self.breaker.record_failure();
         Failure::retry(if error.is_timeout() {

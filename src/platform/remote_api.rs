@@ -53,6 +53,8 @@ pub struct Answer {
 pub enum Unanswered {
     /// Not even asked: it has just failed several times in a row.
     KeptAway,
+    /// It is well, and has had enough of us for now (429).
+    TooMany { retry_after: Option<Duration> },
     /// It failed, or was not heard of in time.
     Failed { why: String, retry_after: Option<Duration> },
 }
@@ -61,6 +63,9 @@ impl From<Unanswered> for Failure {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
             Unanswered::KeptAway => Self::postpone_while_kept_away(),
+            Unanswered::TooMany { retry_after } => {
+                Self::Retry { why: "the service answered 429".to_owned(), after: retry_after }
+            }
             Unanswered::Failed { why, retry_after } => Self::Retry { why, after: retry_after },
         }
     }
@@ -108,7 +113,10 @@ impl RemoteApi {
         }
         let response = request.send().await.map_err(failed)?;
         let status = response.status();
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(Unanswered::TooMany { retry_after: retry_after(&response) });
+        }
+        if status.is_server_error() {
             let why = format!("the service answered {}", status.as_u16());
             return Err(Unanswered::Failed { why, retry_after: retry_after(&response) });
         }
@@ -140,10 +148,8 @@ impl Call<'_> {
         let Self(api) = self;
         let answer = api.send(path, idempotency_key, body).await;
         match &answer {
-            // One that asks for patience is well.
-            Ok(_) | Err(Unanswered::Failed { retry_after: Some(_), .. }) => {
-                api.breaker.record_success();
-            }
+            Ok(_) | Err(Unanswered::TooMany { .. }) => api.breaker.record_success(),
+            // Also one that says when to come back: most who answer 503 name a time.
             Err(_) => {
                 api.breaker.record_failure();
             }

@@ -151,6 +151,95 @@ async fn a_job_is_not_retried_beside_its_like() {
     assert_eq!(act(&admin, ids[1], "discard").await.0, 200);
 }
 
+/// Dead letters of two queues and kinds, 3 of them with the key of another.
+const GRAVEYARD: &str = "
+    insert into jobs (id, queue, kind, args, max_attempts, attempt, state, finished_at, unique_key)
+    select gen_random_uuid(), queue, queue || '.' || verb, '{}', 12, 12, 'dead', now(),
+           case when queue = 'one' and verb = 'a' and n <= 3 then 'same' end
+    from unnest(array['one', 'two']) queue, unnest(array['a', 'b']) verb, generate_series(1, 700) n";
+
+#[tokio::test]
+async fn dead_letters_are_retried_by_queue_and_kind_some_at_a_time() {
+    let fleet = Fleet::one().await;
+    let admin = fleet.admin().await;
+    sqlx::Executor::execute(&mut fleet.database.connect().await, GRAVEYARD).await.unwrap();
+    let retry = async |body: Value| admin.post("/v1/admin/jobs/retry", &body).await;
+    retry(json!({})).await.expect(422);
+    retry(json!({ "queues": "one" })).await.expect(422);
+    let answer = retry(json!({ "kind": "one.b", "queue": "two" })).await.expect(200);
+    assert_eq!(answer, json!({ "retried": 0, "has_more": false }));
+    let answer = retry(json!({ "kind": "one.b" })).await.expect(200);
+    assert_eq!(answer, json!({ "retried": 700, "has_more": false }));
+    let anew = "select count(*) from jobs where kind = 'one.b' and state = 'available'
+        and attempt = 0 and run_at <= now() and finished_at is null";
+    assert_eq!(fleet.database.number(anew).await, 700);
+    // Of those alike one is enough.
+    let answer = retry(json!({ "queue": "one", "kind": "one.a" })).await.expect(200);
+    assert_eq!(answer, json!({ "retried": 698, "has_more": false }));
+    let answer = retry(json!({ "queue": "one" })).await.expect(200);
+    assert_eq!(answer, json!({ "retried": 0, "has_more": false }), "their like is unfinished");
+    let mut retried = Vec::new();
+    loop {
+        let answer = retry(json!({ "queue": "two" })).await.expect(200);
+        retried.push(answer["retried"].as_i64().unwrap());
+        if answer["has_more"] == false {
+            break;
+        }
+    }
+    assert_eq!(retried, [1_000, 400]);
+    let dead = "select count(*) from jobs where state = 'dead'";
+    assert_eq!(fleet.database.number(dead).await, 2);
+}
+
+#[tokio::test]
+async fn the_command_line_retries_all_dead_letters_of_a_queue() {
+    let fleet = Fleet::one().await;
+    sqlx::Executor::execute(&mut fleet.database.connect().await, GRAVEYARD).await.unwrap();
+    let retry = async |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
+        command.args(["jobs", "retry"]).args(arguments);
+        let output = command.env_clear().envs(environment(&fleet.database.name)).output();
+        let output = output.await.unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert!(!retry(&[]).await.0);
+    assert!(!retry(&["--queue", "two", &Uuid::now_v7().to_string()]).await.0);
+    assert_eq!(retry(&["--queue", "two"]).await.1, "1400 are available\n");
+    assert_eq!(retry(&["--queue", "one", "--kind", "one.a"]).await.1, "698 are available\n");
+    let dead = "select count(*) from jobs where state = 'dead' and kind <> 'one.b'";
+    assert_eq!(fleet.database.number(dead).await, 2);
+}
+
+/// Whoever pauses a queue with millions of jobs has no time to count them.
+#[tokio::test]
+async fn no_more_is_counted_than_there_is_time_for() {
+    let fleet = Fleet::one().await;
+    let admin = fleet.admin().await;
+    let insert =
+        "insert into jobs (id, queue, kind, args, max_attempts, state, run_at, finished_at)
+        select gen_random_uuid(), queue, 'orders.expire', '{}', 12, state, now(),
+               case when state = 'dead' then now() end
+        from unnest(array['available', 'dead']) state, unnest(array['mail', 'orders']) queue,
+             generate_series(1, 100100) n";
+    let mut connection = fleet.database.connect().await;
+    sqlx::Executor::execute(&mut connection, insert).await.unwrap();
+    let queues = admin.get("/v1/admin/jobs").await.expect(200)["data"].clone();
+    let of = |name: &str, state: &str| {
+        let found = queues.as_array().unwrap().iter().find(|queue| queue["queue"] == name);
+        found.unwrap()[state].as_i64().unwrap()
+    };
+    // Of each queue, and of all together.
+    assert_eq!((of("mail", "available"), of("orders", "available")), (100_000, 100_000));
+    assert_eq!(of("mail", "dead") + of("orders", "dead"), 100_000);
+    // Pausing does not look at jobs at all: it does not wait for whoever keeps them.
+    sqlx::Executor::execute(&mut connection, "begin; lock table jobs").await.unwrap();
+    for (verb, paused) in [("pause", true), ("resume", false)] {
+        let path = format!("/v1/admin/queues/orders/{verb}");
+        let answer = admin.post(&path, &json!({})).await.expect(200);
+        assert_eq!(answer, json!({ "queue": "orders", "paused": paused }));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_queue_goes_on_when_it_is_resumed() {
     let fleet = Fleet::of(1).with_workers().start().await;
@@ -289,6 +378,7 @@ async fn only_administrators_look_after_jobs() {
     for path in [
         format!("/v1/admin/jobs/{id}/retry"),
         format!("/v1/admin/jobs/{id}/discard"),
+        "/v1/admin/jobs/retry".to_owned(),
         "/v1/admin/queues/orders/pause".to_owned(),
         "/v1/admin/queues/orders/resume".to_owned(),
     ] {

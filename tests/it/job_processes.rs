@@ -1,12 +1,15 @@
 //! Workers as processes of their own: killed, frozen, told to end, and in numbers.
 
-use lab::process::{Process, Signal};
+use lab::{
+    fault::{Fault, FaultProxy},
+    process::{Process, Signal},
+};
 use shoal::platform::jobs::NewJob;
 
 use crate::support::{
-    Crew,
+    Crew, Database,
     errands::{Deadly, Gated, Note},
-    own_redis, until,
+    own_redis, topology, until,
 };
 
 const BEGUN: &str = "select count(*) from begun";
@@ -226,4 +229,51 @@ async fn whatever_becomes_of_redis_no_job_is_lost() {
     let once = "select count(*) from jobs
         where kind = 'errands.note' and state = 'completed' and attempt = 1";
     assert_eq!(crew.database.number(once).await, 80);
+}
+
+/// Nothing is refused and nothing reset: packets are lost, so that only the worker's own patience
+/// ends what it waits for.
+#[tokio::test]
+async fn a_primary_that_falls_silent_holds_no_worker() {
+    let proxy = FaultProxy::before(topology().primary.pooler_port).unwrap();
+    let database = Database::create().await;
+    let app = &topology().app;
+    let address = format!("127.0.0.1:{}", proxy.port());
+    let url = format!("postgres://{}:{}@{address}/{}", app.user, app.password, database.name);
+    let crew = Crew::of(
+        database,
+        &[
+            ("DATABASE_URL", &url),
+            ("SHOAL_DB_LOOK_TIMEOUT_MS", "500"),
+            ("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "2000"),
+            SHORT_LEASE,
+        ],
+    )
+    .await;
+    let mut worker = crew.process("worker");
+    let notes = |name: &str| {
+        format!(
+            "insert into jobs (id, queue, kind, args, max_attempts)
+             values (gen_random_uuid(), 'notes', 'errands.note', '{{\"name\": \"{name}\"}}', 12)"
+        )
+    };
+    crew.execute(&notes("before")).await;
+    crew.until(DONE, 1).await;
+    let log = worker.log().to_owned();
+    let complaints = || {
+        let log = std::fs::read_to_string(&log).unwrap();
+        ["cannot ask for jobs", "cannot pass events on", "cannot make scheduled jobs due"]
+            .map(|what| log.contains(what))
+    };
+    proxy.set(Fault::Drop).unwrap();
+    // Each of its loops has noticed, and goes on.
+    until(async || complaints() == [true; 3]).await;
+    crew.execute(&notes("meanwhile")).await;
+    proxy.clear().unwrap();
+    crew.until(DONE, 2).await;
+    // Nor does it stay for what it will never be told.
+    proxy.set(Fault::Drop).unwrap();
+    worker.signal(Signal::TERM);
+    until_ended(&mut worker).await;
+    assert!(worker.exit_status().unwrap().success(), "see {}", worker.log().display());
 }

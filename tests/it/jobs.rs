@@ -138,12 +138,29 @@ async fn a_failed_job_is_due_again_when_its_row_says() {
     assert_eq!(crew.database.number(BEGUN).await, 3);
 }
 
+/// Whoever asks for less has attempts used up while what they wait for is still away.
+#[tokio::test]
+async fn a_job_waits_as_long_as_it_asks_for_but_no_less_than_usual() {
+    let crew = Crew::new().await;
+    let day = Some(24 * 3_600 * 1_000);
+    crew.enqueue(&Failing { after: Some(1) }).await;
+    crew.enqueue(&Failing { after: day }).await;
+    let worker = crew.worker();
+    let usual = "select count(*) from jobs where state = 'scheduled' and args ->> 'after' = '1'
+        and run_at - started_at > interval '59 minutes'";
+    crew.until(usual, 1).await;
+    let longer = "select count(*) from jobs where state = 'scheduled' and args ->> 'after' <> '1'
+        and run_at - started_at > interval '1439 minutes'";
+    crew.until(longer, 1).await;
+    worker.stop().await;
+}
+
 #[tokio::test]
 async fn what_can_never_be_done_is_a_dead_letter_with_its_reason() {
     let crew = Crew::new().await;
     crew.enqueue(&Hopeless {}).await;
     crew.enqueue(&Panicking {}).await;
-    crew.enqueue(&Failing { after: Some(1) }).await;
+    crew.enqueue(&Failing { after: None }).await;
     // Arguments of an older build.
     crew.execute(
         "insert into jobs (id, queue, kind, args, max_attempts)
@@ -151,7 +168,11 @@ async fn what_can_never_be_done_is_a_dead_letter_with_its_reason() {
     )
     .await;
     let worker = crew.worker();
-    crew.until(DEAD, 4).await;
+    until(async || {
+        crew.execute("update jobs set run_at = now() where state = 'scheduled'").await;
+        crew.database.number(DEAD).await == 4
+    })
+    .await;
     // And the worker goes on.
     crew.enqueue(&note("after")).await;
     crew.until(DONE, 1).await;

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
-use lab::{mail::MailSink, ports::Port};
+use lab::{
+    mail::{MailSink, Step},
+    ports::Port,
+};
 use serde_json::json;
 
-use crate::support::{Fleet, PASSWORD, topology, unique, until};
+use crate::support::{Fleet, PASSWORD, metric, topology, unique, until};
 
 /// A job's error has no address in it, nor have its arguments.
 const ADDRESSES: &str =
@@ -72,17 +75,49 @@ async fn mail_waits_until_the_server_is_there() {
 async fn a_refusal_is_tried_again_unless_it_is_for_good() {
     let sink = MailSink::start(&dir(), 0).unwrap();
     let fleet = fleet(&sink.url()).await;
-    sink.refuse(451);
+    sink.refuse(Step::Recipient, 451);
     fleet.client.register().await;
     let refused = "select count(*) from jobs where error like '% 451' and state <> 'dead'";
     until(async || fleet.database.number(refused).await == 1).await;
-    sink.refuse(0);
+    sink.relent();
     until(async || sink.messages().unwrap().len() == 1).await;
 
-    sink.refuse(550);
-    fleet.client.register().await;
-    let dead = "select count(*) from jobs where error like '% 550' and state = 'dead'";
-    until(async || fleet.database.number(dead).await == 1).await;
+    for (step, code, dead) in [
+        (
+            Step::Recipient,
+            550,
+            "select count(*) from jobs where error like '% 550' and state = 'dead'",
+        ),
+        (Step::Text, 554, "select count(*) from jobs where error like '% 554' and state = 'dead'"),
+    ] {
+        sink.refuse(step, code);
+        fleet.client.register().await;
+        until(async || fleet.database.number(dead).await == 1).await;
+    }
     assert_eq!(sink.messages().unwrap().len(), 1);
     assert_eq!(fleet.database.number(ADDRESSES).await, 0);
+}
+
+/// A wrong password, or a server that wants none of us, is no fault of any mail's.
+#[tokio::test]
+async fn no_mail_is_lost_while_the_server_refuses_us() {
+    for (step, code) in [(Step::LogIn, 535), (Step::LogIn, 554), (Step::Greeting, 554)] {
+        let sink = MailSink::start(&dir(), 0).unwrap();
+        sink.refuse(step, code);
+        let fleet = fleet(&sink.url_with_password()).await;
+        for _ in 0..3 {
+            fleet.client.register().await;
+        }
+        let refused = "select count(*) from jobs where error like 'the mail server answered 5%'";
+        until(async || fleet.database.number(refused).await == 3).await;
+        // It would refuse every other mail as well, so it is left alone.
+        let breaker = "circuit_breaker_state{target=\"smtp\"}";
+        until(async || metric(&fleet, breaker) == 1.0).await;
+        let dead = "select count(*) from jobs where state = 'dead'";
+        assert_eq!(fleet.database.number(dead).await, 0, "{step:?}, {code}");
+        sink.relent();
+        let due = "update jobs set run_at = now() where state = 'scheduled'";
+        sqlx::Executor::execute(&mut fleet.database.connect().await, due).await.unwrap();
+        until(async || sink.messages().unwrap().len() == 3).await;
+    }
 }

@@ -162,12 +162,46 @@ async fn a_provider_that_asks_for_patience_is_given_an_hour() {
     let shop = Shop::open().await;
     let product = shop.admin.create_product(50, 1_050).await;
     // It asks for a day.
-    shop.provider.next(&[Turn::Fails(429)]);
+    shop.provider.next(&[Turn::FailsFor(429, 86_400)]);
     place(&shop.customer, product, "k").await;
     let patient = "select count(*) from jobs where kind = 'payments.charge'
         and run_at between now() + interval '50 minutes' and now() + interval '70 minutes'";
     until(async || shop.fleet.database.number(patient).await == 1).await;
     assert_eq!(shop.provider.requests(), 1);
+}
+
+/// `Retry-After: 0` is what many a balancer answers for a service that is away.
+#[tokio::test]
+async fn a_provider_that_is_away_and_says_to_come_back_at_once_is_left_alone() {
+    let shop = Shop::open().await;
+    let product = shop.admin.create_product(50, 1_050).await;
+    shop.provider.always(Turn::FailsFor(503, 0));
+    let mut orders = vec![place(&shop.customer, product, "k1").await];
+    let failed = "select count(*) from jobs where kind = 'payments.charge'
+        and state = 'scheduled' and error like '% 503'";
+    until(async || shop.fleet.database.number(failed).await == 1).await;
+    // Its next attempt is the eleventh, after which a quarter of an hour is usual.
+    let late = "with late as (
+            update jobs set attempt = 10, run_at = now() where kind = 'payments.charge'
+                and state = 'scheduled' returning 1
+        ) select count(*) from late";
+    until(async || shop.fleet.database.number(late).await == 1).await;
+    let patient = "select count(*) from jobs where kind = 'payments.charge' and attempt = 11
+        and state = 'scheduled' and run_at > now() + interval '11 minutes'";
+    until(async || shop.fleet.database.number(patient).await == 1).await;
+    // With those of two others it has failed often enough to be left alone.
+    for key in ["k2", "k3"] {
+        orders.push(place(&shop.customer, product, key).await);
+    }
+    let breaker = "circuit_breaker_state{target=\"payments\"}";
+    until(async || metric(&shop.fleet, breaker) == 1.0).await;
+    shop.provider.always(Turn::Honest);
+    let due = "update jobs set run_at = now() where state = 'scheduled'";
+    sqlx::Executor::execute(&mut shop.fleet.database.connect().await, due).await.unwrap();
+    for order in orders {
+        until_status(&shop.customer, order, "paid").await;
+        assert_eq!(shop.charge(order).status, Status::Captured);
+    }
 }
 
 #[tokio::test]
@@ -240,6 +274,36 @@ async fn without_a_provider_orders_stay_pending() {
     until_status(&customer, order, "pending").await;
     let path = format!("/v1/orders/{order}/payment");
     customer.get(&path).await.expect_problem(404, "not_found");
+}
+
+/// The others of its fleet know of a provider, which shows in what has been charged.
+#[tokio::test]
+async fn a_worker_that_knows_of_no_provider_leaves_charges_to_others() {
+    let fleet = Fleet::of(1).with_workers().start().await;
+    let product = fleet.admin().await.create_product(50, 1_050).await;
+    let customer = fleet.client.register().await;
+    let charged = place(&customer, product, "k1").await;
+    until_idle(&fleet.database).await;
+    let mut connection = fleet.database.connect().await;
+    let insert = "insert into payments (order_id, customer_id, amount, currency)
+        select id, customer_id, total_amount, currency from orders";
+    sqlx::Executor::execute(&mut connection, insert).await.unwrap();
+    let order = place(&customer, product, "k2").await;
+    let postponed = "select count(*) from jobs where kind = 'payments.charge' and attempt = 0
+        and state = 'scheduled' and run_at > now() + interval '10 seconds'";
+    until(async || fleet.database.number(postponed).await == 1).await;
+    // What is to be given back waits as well.
+    for order in [charged, order] {
+        customer.post(&format!("/v1/orders/{order}/cancel"), &json!({})).await.expect(200);
+    }
+    let voids = "select count(*) from jobs where kind = 'payments.void' and attempt = 0
+        and state = 'scheduled' and run_at > now() + interval '10 seconds'";
+    until(async || fleet.database.number(voids).await == 1).await;
+    // Nobody has to pay for the second any more.
+    let due = "update jobs set run_at = now() where kind = 'payments.charge'";
+    sqlx::Executor::execute(&mut connection, due).await.unwrap();
+    let done = "select count(*) from jobs where kind = 'payments.charge' and state = 'completed'";
+    until(async || fleet.database.number(done).await == 2).await;
 }
 
 #[tokio::test]

@@ -7,8 +7,7 @@ mod message;
 mod smtp;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use message::Message;
@@ -23,10 +22,38 @@ use crate::site::{Site, make_dir};
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
+/// How far a client has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It has connected.
+    Greeting,
+    /// It has given its password.
+    LogIn,
+    /// It has named a recipient.
+    Recipient,
+    /// It has sent the text.
+    Text,
+}
+
+/// Where clients are refused, and with which code.
+#[derive(Clone, Default)]
+struct Refusal(Arc<Mutex<Option<(Step, u16)>>>);
+
+impl Refusal {
+    fn set(&self, refusal: Option<(Step, u16)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
+    }
+
+    fn code(&self, at: Step) -> Option<u16> {
+        let refusal = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.filter(|(step, _)| *step == at).map(|(_, code)| code)
+    }
+}
+
 /// A mail server inside this process, for a test; ended when this is dropped, and its mail stays.
 pub struct MailSink {
     dir: PathBuf,
-    refusal: Arc<AtomicU16>,
+    refusal: Refusal,
     server: InThread,
 }
 
@@ -34,7 +61,7 @@ impl MailSink {
     /// Listens on a port of loopback, 0 for a free one, and keeps mail in `dir`.
     pub fn start(dir: &Path, port: u16) -> Result<Self> {
         make_dir(dir)?;
-        let refusal = Arc::new(AtomicU16::new(0));
+        let refusal = Refusal::default();
         let sink = Sink { dir: dir.to_owned(), refusal: refusal.clone() };
         let server = InThread::start(port, move |listener| smtp::serve(listener, sink))?;
         Ok(Self { dir: dir.to_owned(), refusal, server })
@@ -46,9 +73,20 @@ impl MailSink {
         format!("smtp://127.0.0.1:{}", self.server.port())
     }
 
-    /// Refuses every recipient with this code from now on; 0 ends that.
-    pub fn refuse(&self, code: u16) {
-        self.refusal.store(code, Ordering::Relaxed);
+    /// What `SHOAL_SMTP_URL` has to be to log in, with whatever password.
+    #[must_use]
+    pub fn url_with_password(&self) -> String {
+        format!("smtp://shop:secret@127.0.0.1:{}", self.server.port())
+    }
+
+    /// Refuses everybody with this code from now on when they have got so far.
+    pub fn refuse(&self, at: Step, code: u16) {
+        self.refusal.set(Some((at, code)));
+    }
+
+    /// Refuses nobody any more.
+    pub fn relent(&self) {
+        self.refusal.set(None);
     }
 
     /// Everything so far, oldest first.
@@ -78,7 +116,7 @@ pub(crate) fn dir(site: &Path) -> PathBuf {
 /// Serves on a port of loopback until SIGINT or SIGTERM: the command `lab mail-sink`.
 pub fn run(port: u16, dir: &Path) -> Result<()> {
     make_dir(dir)?;
-    let sink = Sink { dir: dir.to_owned(), refusal: Arc::default() };
+    let sink = Sink { dir: dir.to_owned(), refusal: Refusal::default() };
     in_foreground(port, |listener| smtp::serve(listener, sink))
 }
 

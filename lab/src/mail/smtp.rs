@@ -2,12 +2,12 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
+
+use super::{Refusal, Step};
 
 /// A line, and so a message, may not be longer: clients are tests.
 const LONGEST: u64 = 1024 * 1024;
@@ -15,8 +15,7 @@ const LONGEST: u64 = 1024 * 1024;
 #[derive(Clone)]
 pub(super) struct Sink {
     pub(super) dir: PathBuf,
-    /// The code that recipients are refused with; 0 for none.
-    pub(super) refusal: Arc<AtomicU16>,
+    pub(super) refusal: Refusal,
 }
 
 pub(super) async fn serve(listener: TcpListener, sink: Sink) {
@@ -34,22 +33,34 @@ pub(super) async fn serve(listener: TcpListener, sink: Sink) {
 
 async fn converse(connection: TcpStream, sink: &Sink) -> io::Result<()> {
     let mut connection = BufReader::new(connection);
+    if let Some(code) = sink.refusal.code(Step::Greeting) {
+        return say(&mut connection, &format!("{code} not for you")).await;
+    }
     say(&mut connection, "220 shoal-lab").await?;
     while let Some(line) = hear(&mut connection).await? {
         let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
         let answer = match verb.as_str() {
-            "EHLO" => "250-shoal-lab\r\n250 8BITMIME".to_owned(),
+            "EHLO" => "250-shoal-lab\r\n250-AUTH PLAIN\r\n250 8BITMIME".to_owned(),
+            "AUTH" => match sink.refusal.code(Step::LogIn) {
+                None => "235 OK".to_owned(),
+                Some(code) => format!("{code} who are you"),
+            },
             "HELO" | "MAIL" | "RSET" | "NOOP" => "250 OK".to_owned(),
-            "RCPT" => match sink.refusal.load(Ordering::Relaxed) {
-                0 => "250 OK".to_owned(),
+            "RCPT" => match sink.refusal.code(Step::Recipient) {
+                None => "250 OK".to_owned(),
                 // As real ones do, with the address in it.
-                code => format!("{code} not for {line}"),
+                Some(code) => format!("{code} not for {line}"),
             },
             "DATA" => {
                 say(&mut connection, "354 go on").await?;
                 let Some(message) = take(&mut connection).await? else { return Ok(()) };
-                keep(sink, &message)?;
-                "250 OK".to_owned()
+                match sink.refusal.code(Step::Text) {
+                    None => {
+                        keep(sink, &message)?;
+                        "250 OK".to_owned()
+                    }
+                    Some(code) => format!("{code} I do not like it"),
+                }
             }
             "QUIT" => return say(&mut connection, "221 OK").await,
             _ => "502 not here".to_owned(),

@@ -40,18 +40,19 @@ async fn converse(connection: TcpStream, shared: &Shared) -> io::Result<()> {
             state.book.requests += 1;
             let turn = state.next_turn();
             let answer = match turn {
-                Turn::Fails(_) => Some(Value::Null),
+                Turn::Fails(_) | Turn::FailsFor(..) => Some(Value::Null),
                 _ => act(&mut state.book, &request),
             };
             (turn, answer)
         };
         let Some(mut answer) = answer else {
-            write(&mut connection, 404, &Value::Null).await?;
+            write(&mut connection, 404, "", &Value::Null).await?;
             continue;
         };
-        let status = match turn {
-            Turn::Fails(status) | Turn::DoesAndFails(status) => status,
-            _ => 200,
+        let (status, patience) = match turn {
+            Turn::Fails(status) | Turn::DoesAndFails(status) => (status, String::new()),
+            Turn::FailsFor(status, seconds) => (status, format!("Retry-After: {seconds}\r\n")),
+            _ => (200, String::new()),
         };
         match turn {
             Turn::Slow(delay) => tokio::time::sleep(delay).await,
@@ -62,10 +63,10 @@ async fn converse(connection: TcpStream, shared: &Shared) -> io::Result<()> {
                 connection.read_u8().await?;
             }
             Turn::Chatty => answer["padding"] = " ".repeat(1024 * 1024).into(),
-            Turn::Twice => write(&mut connection, status, &answer).await?,
-            Turn::Honest | Turn::Fails(_) | Turn::DoesAndFails(_) => {}
+            Turn::Twice => write(&mut connection, status, "", &answer).await?,
+            Turn::Honest | Turn::Fails(_) | Turn::FailsFor(..) | Turn::DoesAndFails(_) => {}
         }
-        write(&mut connection, status, &answer).await?;
+        write(&mut connection, status, &patience, &answer).await?;
     }
     Ok(())
 }
@@ -107,12 +108,16 @@ async fn read(connection: &mut BufReader<TcpStream>) -> io::Result<Option<Reques
     Ok(Some(Request { path, key, body }))
 }
 
-async fn write(connection: &mut BufReader<TcpStream>, status: u16, body: &Value) -> io::Result<()> {
+/// `fields` are whole lines of the head.
+async fn write(
+    connection: &mut BufReader<TcpStream>,
+    status: u16,
+    fields: &str,
+    body: &Value,
+) -> io::Result<()> {
     let body = body.to_string();
-    // A day, if it is asked too often.
-    let patience = if status == 429 { "Retry-After: 86400\r\n" } else { "" };
     let head = format!(
-        "HTTP/1.1 {status} So be it\r\nContent-Type: application/json\r\n{patience}Content-Length: {}\r\n\r\n",
+        "HTTP/1.1 {status} So be it\r\nContent-Type: application/json\r\n{fields}Content-Length: {}\r\n\r\n",
         body.len()
     );
     connection.write_all(format!("{head}{body}").as_bytes()).await?;

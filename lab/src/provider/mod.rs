@@ -35,6 +35,8 @@ pub enum Turn {
     Honest,
     /// Answers this status, and does nothing.
     Fails(u16),
+    /// The same, with a `Retry-After` of so many seconds.
+    FailsFor(u16, u64),
     /// Does it, and answers this status all the same.
     DoesAndFails(u16),
     /// Does it, and says so after this long.

@@ -1,5 +1,6 @@
 //! Settings of the listener and of what stands before the routes.
 
+use super::HOUR_MS;
 use crate::{
     config::Http,
     platform::{
@@ -29,13 +30,13 @@ impl Http {
             "SHOAL_REQUEST_TIMEOUT_MS",
             "5000",
             "deadline of a request; a client may ask for less by X-Request-Timeout-Ms",
-            millis,
+            millis(1..=HOUR_MS),
         );
         let body_timeout = env.or_default(
             "SHOAL_BODY_TIMEOUT_MS",
             "30000",
             "how long the body of a request may take to arrive, within its deadline",
-            millis,
+            millis(1..=HOUR_MS),
         );
         let concurrency = declare_concurrency(env);
         let cors_origins = env.or_default(
@@ -48,7 +49,7 @@ impl Http {
             "SHOAL_HEADER_TIMEOUT_MS",
             "10000",
             "how long a client may take to send the head of a request",
-            millis,
+            millis(1..=HOUR_MS),
         );
         let max_connections = env.or_default(
             "SHOAL_MAX_CONNECTIONS",
@@ -66,13 +67,13 @@ impl Http {
             "SHOAL_DRAIN_DELAY_MS",
             "5000",
             "after SIGTERM, how long readiness says no before the listener closes",
-            millis,
+            millis(0..=HOUR_MS),
         );
         let drain_cap = env.or_default(
             "SHOAL_DRAIN_CAP_MS",
             "25000",
             "how long requests in flight may take after that",
-            millis,
+            millis(0..=HOUR_MS),
         );
         let trusted_proxies: Vec<_> = trusted_proxies?;
         Some(Self {

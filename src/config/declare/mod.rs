@@ -28,6 +28,12 @@ use crate::platform::{
     tokens, turns, upkeep,
 };
 
+/// The longest times that make sense, by kind. What is longer is most likely a slip of the unit.
+const MINUTE_MS: u64 = 60 * 1_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_SECS: u64 = 24 * 60 * 60;
+const YEARS_SECS: u64 = 10 * 365 * DAY_SECS;
+
 impl Config {
     pub(super) fn declare(env: &mut Env<'_>) -> Option<Self> {
         let http = Http::declare(env);
@@ -48,13 +54,13 @@ impl Config {
             "SHOAL_SESSION_IDLE_SECS",
             "604800",
             "a session that is not refreshed for this long ends",
-            secs,
+            secs(1..=YEARS_SECS),
         );
         let absolute = env.or_default(
             "SHOAL_SESSION_ABSOLUTE_SECS",
             "2592000",
             "a session ends after this long, refreshed or not",
-            secs,
+            secs(1..=YEARS_SECS),
         );
         let parallel = env.optional(
             "SHOAL_PASSWORD_HASHES",
@@ -143,7 +149,7 @@ fn declare_tokens(env: &mut Env<'_>) -> Option<tokens::Config> {
         "SHOAL_ACCESS_TOKEN_SECS",
         "600",
         "how long an access token is good for",
-        secs,
+        secs(1..=DAY_SECS),
     );
     Some(tokens::Config {
         private_keys: private_keys?,

@@ -4,7 +4,7 @@ use url::Url;
 
 use crate::platform::{
     env::{Env, millis, parse, secret},
-    mail, remote_api,
+    jobs, mail, remote_api,
 };
 
 pub(super) fn declare_payments(env: &mut Env<'_>) -> Option<Option<remote_api::Config>> {
@@ -22,7 +22,7 @@ pub(super) fn declare_payments(env: &mut Env<'_>) -> Option<Option<remote_api::C
         "SHOAL_PAYMENTS_TIMEOUT_MS",
         "10000",
         "how long the payment provider may take to answer; it is asked again after that",
-        millis,
+        millis(1..=jobs::LONGEST_CALL_MS),
     );
     let (url, key, timeout) = (url?, key?, timeout?);
     Some(url.map(|url| remote_api::Config { url, key, timeout }))

@@ -2,7 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::partners::http_url;
+use super::{HOUR_MS, MINUTE_MS, partners::http_url};
 use crate::platform::{
     cache, db,
     env::{Env, flag, list, millis, positive, secret, text},
@@ -27,19 +27,19 @@ pub(in crate::config) fn declare_database(env: &mut Env<'_>) -> Option<db::Confi
         "SHOAL_DB_ACQUIRE_TIMEOUT_MS",
         "1000",
         "how long a request waits for a connection",
-        millis,
+        millis(10..=MINUTE_MS),
     );
     let look_timeout = env.or_default(
         "SHOAL_DB_LOOK_TIMEOUT_MS",
         "1000",
         "a database that does not say where it is in this time counts as away",
-        millis,
+        millis(10..=MINUTE_MS),
     );
     let max_replica_lag = env.or_default(
         "SHOAL_DB_MAX_REPLICA_LAG_MS",
         "5000",
         "a replica further behind the primary than this is not read from",
-        millis,
+        millis(0..=HOUR_MS),
     );
     Some(db::Config {
         primary_url: primary_url?,
@@ -62,7 +62,7 @@ pub(in crate::config) fn declare_redis(env: &mut Env<'_>) -> Option<redis::Confi
         "SHOAL_REDIS_TIMEOUT_MS",
         "100",
         "how long one round trip to Redis may take",
-        millis,
+        millis(1..=MINUTE_MS),
     );
     Some(redis::Config { urls: urls?, prefix: prefix?, timeout: timeout? })
 }
@@ -72,7 +72,7 @@ pub(in crate::config) fn declare_cache(env: &mut Env<'_>) -> Option<cache::Confi
         "SHOAL_NEAR_CACHE_MS",
         "2000",
         "how long a copy in this process may answer instead of Redis",
-        millis,
+        millis(0..=MINUTE_MS),
     );
     let near_bytes = env.or_default(
         "SHOAL_NEAR_CACHE_BYTES",

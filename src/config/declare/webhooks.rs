@@ -3,6 +3,7 @@
 use crate::platform::{
     env::{Env, flag, millis},
     http_client::{Config, Reach},
+    jobs,
 };
 
 pub(super) fn declare_webhooks(env: &mut Env<'_>) -> Option<Config> {
@@ -16,7 +17,7 @@ pub(super) fn declare_webhooks(env: &mut Env<'_>) -> Option<Config> {
         "SHOAL_WEBHOOK_TIMEOUT_MS",
         "15000",
         "how long the receiver of a webhook may take to answer",
-        millis,
+        millis(1..=jobs::LONGEST_CALL_MS),
     );
     let reach = if insecure? { Reach::Everything } else { Reach::Internet };
     Some(Config { reach, timeout: timeout? })

@@ -1,6 +1,6 @@
 //! Settings of the work outside of requests.
 
-use super::super::Orders;
+use super::{super::Orders, HOUR_MS, YEARS_SECS};
 use crate::platform::{
     env::{Env, millis, positive, secs},
     jobs, streams,
@@ -11,19 +11,20 @@ pub(in crate::config) fn declare_jobs(env: &mut Env<'_>) -> Option<jobs::Config>
         "SHOAL_JOB_POLL_MS",
         "1000",
         "how often a worker looks for jobs and events that nobody told it of",
-        millis,
+        // Twice, and a worker does not count as dead yet.
+        millis(10..=30_000),
     );
     let lease = env.or_default(
         "SHOAL_JOB_LEASE_MS",
         "30000",
         "a job is another worker's once its own has not been heard of for this long",
-        millis,
+        millis(500..=HOUR_MS),
     );
     let retention = env.or_default(
         "SHOAL_JOB_RETENTION_SECS",
         "604800",
         "how long a finished job is kept; dead letters stay until somebody discards them",
-        secs,
+        secs(1..=YEARS_SECS),
     );
     Some(jobs::Config { poll: poll?, lease: lease?, retention: retention? })
 }
@@ -42,7 +43,7 @@ pub(super) fn declare_orders(env: &mut Env<'_>) -> Option<Orders> {
         "SHOAL_ORDER_PAYMENT_SECS",
         "86400",
         "an order that is not paid within this time is cancelled, and its stock returned",
-        secs,
+        secs(1..=YEARS_SECS),
     );
     Some(Orders { payment_term: term? })
 }

@@ -20,7 +20,7 @@ use crate::{
             params::{Path, Query},
             visitor::Admin,
         },
-        jobs::admin::{self, QueueState, StoredJob},
+        jobs::admin::{self, Dead, QueueState, QueueSwitch, Retried, StoredJob},
     },
     state::AppState,
 };
@@ -36,6 +36,15 @@ pub(super) struct Queues {
 pub(super) struct DeadFilter {
     /// Of this queue only.
     queue: Option<String>,
+}
+
+/// Which dead letters to begin anew: of a queue, of a kind, or of a kind in a queue.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetryDead {
+    queue: Option<String>,
+    #[schema(example = "payments.charge")]
+    kind: Option<String>,
 }
 
 /// The queues, and what waits in them
@@ -97,6 +106,25 @@ pub(super) async fn retry_job(
     Ok(service::retry(&app, input.claim(), id).await?.into_response())
 }
 
+/// Begin dead letters anew, up to 1,000 by one request
+#[utoipa::path(post, path = "/v1/admin/jobs/retry", tag = "admin", security(("token" = [])),
+    params(("Idempotency-Key" = Option<String>, Header)), request_body = RetryDead,
+    responses((status = 200, body = Retried), (status = 403, body = Problem),
+        (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(super) async fn retry_dead_jobs(
+    State(app): State<AppState>,
+    _: Admin,
+    input: Idempotent<RetryDead>,
+) -> Result<Response, ApiError> {
+    let RetryDead { queue, kind } = &input.body;
+    if queue.is_none() && kind.is_none() {
+        let detail = "Name a `queue`, a `kind`, or both.";
+        return Err(ApiError::invalid("", "required", detail));
+    }
+    let which = Dead { queue: queue.as_deref(), kind: kind.as_deref() };
+    Ok(service::retry_dead(&app, input.claim(), which).await?.into_response())
+}
+
 /// End a job that does not run, without its being done
 #[utoipa::path(post, path = "/v1/admin/jobs/{id}/discard", tag = "admin", security(("token" = [])),
     params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
@@ -115,7 +143,7 @@ pub(super) async fn discard_job(
 #[utoipa::path(post, path = "/v1/admin/queues/{queue}/pause", tag = "admin",
     security(("token" = [])),
     params(("queue" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 200, body = QueueState), (status = 403, body = Problem),
+    responses((status = 200, body = QueueSwitch), (status = 403, body = Problem),
         (status = 404, body = Problem)))]
 pub(super) async fn pause_queue(
     State(app): State<AppState>,
@@ -130,7 +158,7 @@ pub(super) async fn pause_queue(
 #[utoipa::path(post, path = "/v1/admin/queues/{queue}/resume", tag = "admin",
     security(("token" = [])),
     params(("queue" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
-    responses((status = 200, body = QueueState), (status = 403, body = Problem),
+    responses((status = 200, body = QueueSwitch), (status = 403, body = Problem),
         (status = 404, body = Problem)))]
 pub(super) async fn resume_queue(
     State(app): State<AppState>,

@@ -14,6 +14,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(handlers::list_queues))
         .routes(routes!(handlers::list_dead_jobs))
+        .routes(routes!(handlers::retry_dead_jobs))
         .routes(routes!(handlers::get_job))
         .routes(routes!(handlers::retry_job))
         .routes(routes!(handlers::discard_job))

@@ -8,7 +8,7 @@ use crate::{
         db::Tx,
         http::error::ApiError,
         idempotency::{Begun, Claim, Reply},
-        jobs::admin::{self, QueueState},
+        jobs::admin::{self, Dead, QueueSwitch},
     },
     state::AppState,
 };
@@ -36,6 +36,21 @@ pub(super) async fn retry(
 }
 
 /// # Errors
+/// 409 if another with the unique key of one of them was written meanwhile.
+pub(super) async fn retry_dead(
+    app: &AppState,
+    claim: Option<&Claim>,
+    which: Dead<'_>,
+) -> Result<Reply, ApiError> {
+    let mut once = match app.idempotency.begin(claim).await? {
+        Begun::Replay(reply) => return Ok(reply),
+        Begun::Run(once) => once,
+    };
+    let retried = admin::retry_dead(&mut once.tx, which).await?;
+    Ok(once.finish(Reply::new(StatusCode::OK, &retried)?).await?)
+}
+
+/// # Errors
 /// 404, 409 while the job runs or once it is done.
 pub(super) async fn discard(
     app: &AppState,
@@ -51,7 +66,7 @@ pub(super) async fn discard(
 }
 
 /// # Errors
-/// 404 for a queue that is not, and has no jobs.
+/// 404 for a queue that is not.
 pub(super) async fn switch(
     app: &AppState,
     claim: Option<&Claim>,
@@ -66,13 +81,13 @@ pub(super) async fn switch(
     Ok(once.finish(Reply::new(StatusCode::OK, &state)?).await?)
 }
 
-async fn switched(tx: &mut Tx, queue: &str, to: Switch) -> Result<QueueState, ApiError> {
-    let known = admin::queues(tx, crate::domain::work().queues()).await?;
-    let state = known.into_iter().find(|state| state.queue == queue);
-    let state = state.ok_or_else(ApiError::not_found)?;
+async fn switched(tx: &mut Tx, queue: &str, to: Switch) -> Result<QueueSwitch, ApiError> {
+    if !admin::is_queue(tx, crate::domain::work().queues(), queue).await? {
+        return Err(ApiError::not_found());
+    }
     match to {
         Switch::Pause => admin::pause(tx, queue).await?,
         Switch::Resume => admin::resume(tx, queue).await?,
     }
-    Ok(QueueState { paused: matches!(to, Switch::Pause), ..state })
+    Ok(QueueSwitch { queue: queue.to_owned(), paused: matches!(to, Switch::Pause) })
 }

@@ -9,7 +9,7 @@ use super::{provider, service};
 use crate::{
     platform::{
         events::Event,
-        jobs::{Failure, Job, Lease, Queue, Registry},
+        jobs::{self, Failure, Job, Lease, Queue, Registry, jittered},
     },
     state::AppState,
 };
@@ -22,6 +22,12 @@ const MAX_ATTEMPTS: i16 = 110;
 
 /// More than a call may take, by default six times over.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+const _: () = assert!(jobs::LONGEST_CALL_MS < TIMEOUT.as_secs() * 1_000);
+
+/// How long a worker that knows of no provider leaves an order to others. As long as an operator
+/// may well take to see it.
+const LEFT_ALONE: Duration = Duration::from_secs(60);
 
 pub(in crate::domain) fn work() -> Registry<AppState> {
     Registry::new().once(charge_new).once(void_cancelled)
@@ -51,7 +57,7 @@ impl Job for Charge {
 
     async fn run(self, app: &AppState, lease: &Lease) -> Result<(), Failure> {
         let Some(api) = &app.payments else {
-            return Ok(());
+            return leave_to_others(app, self.order_id).await;
         };
         let call = api.admit()?;
         let Some(payment) = service::begin(app, self.order_id).await? else {
@@ -60,6 +66,17 @@ impl Job for Charge {
         let verdict = provider::charge(call, &payment).await?;
         service::settle(app, lease, self.order_id, &verdict).await
     }
+}
+
+/// What a worker does about a charge that knows of no provider. Where nothing was ever charged,
+/// payments are off, and somebody else marks orders as paid. Else this worker alone was set up
+/// wrongly, and must not lose the charges that it happens to be given.
+async fn leave_to_others(app: &AppState, order_id: Uuid) -> Result<(), Failure> {
+    if !service::is_charged_by_others(app, order_id).await? {
+        return Ok(());
+    }
+    tracing::warn!(order = %order_id, "left to other workers: SHOAL_PAYMENTS_URL is not set here");
+    Err(Failure::Postpone(jittered(LEFT_ALONE)))
 }
 
 /// Gives back what was charged for an order that was cancelled, and sees to it that nothing will
@@ -82,8 +99,10 @@ impl Job for Void {
             return Ok(());
         };
         if amount > 0 {
-            let api = app.payments.as_ref();
-            let api = api.ok_or_else(|| Failure::retry("SHOAL_PAYMENTS_URL is not set"))?;
+            let Some(api) = &app.payments else {
+                tracing::warn!(order = %self.order_id, "SHOAL_PAYMENTS_URL is not set: not given back");
+                return Err(Failure::Postpone(jittered(LEFT_ALONE)));
+            };
             provider::void(api.admit()?, self.order_id).await?;
         }
         service::finish_void(app, lease, self.order_id).await

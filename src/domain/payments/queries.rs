@@ -50,6 +50,13 @@ pub(super) async fn find(
     .await
 }
 
+/// Whether anything was ever charged, or about to be.
+pub(super) async fn is_any(conn: &mut Conn) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(r#"select exists (select from payments) as "is_any!""#)
+        .fetch_one(conn)
+        .await
+}
+
 /// Notes the provider's word on a charge, unless it is being voided: whether it was noted.
 pub(super) async fn settle(
     conn: &mut Conn,

@@ -53,6 +53,13 @@ pub(super) async fn settle(
     Ok(())
 }
 
+/// Whether the order still waits to be paid, in a shop whose orders are charged for by somebody.
+pub(super) async fn is_charged_by_others(app: &AppState, order_id: Uuid) -> Result<bool, Failure> {
+    let mut conn = app.db.primary().await?;
+    Ok(orders::find_unpaid(&mut conn, order_id).await?.is_some()
+        && queries::is_any(&mut conn).await?)
+}
+
 /// The amount to give back; `None` if nothing was, or will be, charged.
 pub(super) async fn begin_void(app: &AppState, order_id: Uuid) -> Result<Option<i64>, Failure> {
     Ok(queries::begin_void(&mut app.db.primary().await?, order_id).await?)

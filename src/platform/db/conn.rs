@@ -1,6 +1,6 @@
 //! A connection on loan, which notices what would make it unfit for the next borrower.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use deadpool::managed::Object;
 use futures::{
@@ -10,16 +10,18 @@ use futures::{
 };
 use sqlx::{
     Describe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr,
-    postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
+    postgres::{PgArguments, PgRow, PgStatement, PgTypeInfo},
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
+    answers::{Answers, Item, silent},
     error::{Blame, breaks_connection},
     pool::Connector,
     replica::Loan,
     target::Target,
 };
+use crate::platform::context;
 
 /// One connection to Postgres, given back to its pool on drop.
 ///
@@ -37,19 +39,20 @@ pub struct Conn {
     loan: Option<Loan>,
     /// The way through the bulkhead before the primary, held as long as the connection.
     permit: Option<OwnedSemaphorePermit>,
+    /// How long the server may be silent, for those whom no deadline of their own ends.
+    silence: Option<Duration>,
 }
 
 /// What the loan has shown of the connection.
 #[derive(Default)]
-struct Health {
+pub(super) struct Health {
+    /// A statement was sent, and there is more of its answer to come.
+    pub(super) is_asked: bool,
     /// The socket or the protocol failed, so the next query would fail as well.
     broken: bool,
     /// A statement failed: a transaction it belonged to can only be rolled back.
     failed: bool,
 }
-
-/// What the primary or a replica answered.
-type Item = Either<PgQueryResult, PgRow>;
 
 /// A statement that can be sent again.
 type Statement = (SqlStr, Option<PgArguments>);
@@ -57,7 +60,7 @@ type Statement = (SqlStr, Option<PgArguments>);
 impl Conn {
     pub(super) fn new(object: Object<Connector>, target: Arc<Target>) -> Self {
         let health = Health::default();
-        Self { object: Some(object), health, target, loan: None, permit: None }
+        Self { object: Some(object), health, target, loan: None, permit: None, silence: None }
     }
 
     /// As one of a replica's.
@@ -69,6 +72,12 @@ impl Conn {
     /// As one that was let through the bulkhead.
     pub(super) fn through(mut self, permit: OwnedSemaphorePermit) -> Self {
         self.permit = Some(permit);
+        self
+    }
+
+    /// As one that fails once the server has been silent for so long; `None` for ever.
+    pub(super) fn within(mut self, silence: Option<Duration>) -> Self {
+        self.silence = silence;
         self
     }
 
@@ -93,8 +102,11 @@ impl Conn {
 
     /// Ends the loan; whatever is asked from now on fails.
     fn give_back(&mut self) {
+        // The answer is no longer wanted, and the server is to know: PgBouncer lets go of its
+        // connection, and Postgres, which looks every second, ends the statement.
+        let is_too_late = self.health.is_asked && context::is_over();
         if let Some(object) = self.object.take()
-            && self.health.broken
+            && (self.health.broken || is_too_late)
         {
             // Taken out of the pool, which may then open another; the socket closes on drop.
             drop(Object::take(object));
@@ -103,14 +115,12 @@ impl Conn {
 
     /// The rows of a statement as they come.
     fn stream(&mut self, statement: Statement) -> BoxStream<'_, Result<Item, Error>> {
+        let silence = self.silence;
         match self.parts() {
             Ok((connection, health, target)) => {
                 let timer = target.time(statement.0.as_str());
-                let note = move |item: &Result<Item, Error>| {
-                    let _until_the_end = &timer;
-                    health.note(item.as_ref().err(), target);
-                };
-                connection.fetch_many(statement).inspect(note).boxed()
+                let items = connection.fetch_many(statement);
+                Answers::new(items, (health, target), timer, silence).boxed()
             }
             Err(error) => stream::once(async { Err(error) }).boxed(),
         }
@@ -152,10 +162,11 @@ impl Conn {
 }
 
 impl Health {
-    fn note(&mut self, error: Option<&Error>, target: &Target) {
+    pub(super) fn note(&mut self, error: Option<&Error>, target: &Target) {
         match error {
             None => target.breaker.record_success(),
             Some(error) => {
+                self.is_asked = false;
                 self.failed = true;
                 self.broken |= breaks_connection(error);
             }
@@ -211,9 +222,16 @@ impl<'c> Executor<'c> for &'c mut Conn {
                 let items = self.gather(statement).await?;
                 return Ok(items.into_iter().find_map(Either::right));
             }
+            let silence = self.silence;
             let (connection, health, target) = self.parts()?;
             let timer = target.time(statement.0.as_str());
-            let row = connection.fetch_optional(statement).await;
+            health.is_asked = true;
+            let asked = connection.fetch_optional(statement);
+            let row = match silence {
+                None => asked.await,
+                Some(limit) => timeout(limit, asked).await.unwrap_or_else(|_| Err(silent())),
+            };
+            health.is_asked = false;
             drop(timer);
             health.note(row.as_ref().err(), target);
             row

@@ -8,6 +8,7 @@
 //! `conn.rs`, `transaction.rs`, `pool.rs`; then how the replicas are watched: `watch.rs`,
 //! `sampler.rs`, `cluster.rs`, `position.rs`.
 
+mod answers;
 mod bytea;
 mod cluster;
 mod conn;
@@ -87,6 +88,10 @@ pub enum Consistency {
 pub struct Db {
     routes: Arc<Routes>,
     shared: transaction::Shared,
+    /// How long a server that works may be silent.
+    longest_silence: Duration,
+    /// The same, if that is an end of the statement.
+    silence: Option<Duration>,
 }
 
 /// What the samplers last saw of one database.
@@ -166,7 +171,17 @@ impl Db {
         }
         let (bell, local) = (Bell::default(), Local::default());
         let shared = transaction::Shared { tasks: tasks.clone(), bell, local };
-        Ok(Self { routes, shared })
+        // What the server gives a statement, and twice what it has to show that it is there: a
+        // statement that is merely slow is ended by the server, which then says so.
+        let longest_silence = transaction::ROLE_STATEMENT_TIMEOUT + config.look_timeout * 2;
+        Ok(Self { routes, shared, longest_silence, silence: None })
+    }
+
+    /// The same, for loops, which have no deadline: their statements on the primary fail once it
+    /// has been silent for too long, and the connection is closed. Else a primary that vanished
+    /// without a word would hold them until TCP gives up, a quarter of an hour later.
+    pub(in crate::platform) fn for_loops(&self) -> Self {
+        Self { silence: Some(self.longest_silence), ..self.clone() }
     }
 
     /// A connection to read with: one to the least busy replica that has what `consistency` asks
@@ -184,7 +199,7 @@ impl Db {
     /// 503 when no connection can be had in time.
     pub async fn primary(&self) -> Result<Conn, Error> {
         self.routes.touch();
-        self.routes.primary.pool.get().await
+        Ok(self.routes.primary.pool.get().await?.within(self.silence))
     }
 
     /// How far the log of the primary was when it was last looked at: it is not less now.
@@ -205,8 +220,8 @@ impl Db {
     /// # Errors
     /// 503 when no connection can be had in time.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        self.routes.touch();
-        Tx::begin(&self.routes.primary.pool, self.shared.clone()).await
+        let (tx, _) = self.begin_with("").await?;
+        Ok(tx)
     }
 
     /// Rung when a transaction of this process has left events or jobs.

@@ -26,7 +26,7 @@ use crate::platform::{
 };
 
 /// `statement_timeout` of the application's role, set in `postgres/roles.sql`.
-const ROLE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const ROLE_STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long COMMIT may take: a server that vanished without a word must not hold the connection.
 const COMMIT_WAIT: Duration = Duration::from_secs(5);
@@ -65,17 +65,13 @@ pub(super) struct Shared {
 }
 
 impl Tx {
-    pub(super) async fn begin(pool: &Pool, shared: Shared) -> Result<Self, Error> {
-        let (tx, _) = Self::begin_with(pool, shared, "").await?;
-        Ok(tx)
-    }
-
     async fn begin_with(
         pool: &Pool,
         shared: Shared,
+        silence: Option<Duration>,
         question: &str,
     ) -> Result<(Self, Option<PgRow>), Error> {
-        let mut conn = pool.get().await?;
+        let mut conn = pool.get().await?.within(silence);
         let mut begun = begin(&mut conn, question).await;
         if let Err(error) = &begun
             && breaks_connection(error)
@@ -85,7 +81,7 @@ impl Tx {
             drop(conn);
             pool.forget_idle();
             tracing::debug!(%error, "BEGIN failed, trying once more on a new connection");
-            conn = pool.get().await?;
+            conn = pool.get().await?.within(silence);
             begun = begin(&mut conn, question).await;
         }
         // Even if the question failed: the transaction is open then, and has to be rolled back.
@@ -187,7 +183,8 @@ impl Db {
         question: &str,
     ) -> Result<(Tx, Option<PgRow>), Error> {
         self.routes.touch();
-        Tx::begin_with(&self.routes.primary.pool, self.shared.clone(), question).await
+        let (pool, shared) = (&self.routes.primary.pool, self.shared.clone());
+        Tx::begin_with(pool, shared, self.silence, question).await
     }
 }
 

@@ -16,39 +16,32 @@ use crate::platform::{health::Health, jobs::Pulse, metrics::Metrics};
 struct Ops {
     health: Health,
     metrics: Metrics,
+    pulse: Option<Pulse>,
 }
 
-pub fn router(health: Health, metrics: Metrics) -> Router {
+/// With the `pulse` of the worker in this process, if there is one.
+pub fn router(health: Health, metrics: Metrics, pulse: Option<Pulse>) -> Router {
     Router::new()
         .route("/health", get(live))
         .route("/health/live", get(live))
         .route("/health/startup", get(startup))
         .route("/health/ready", get(ready))
         .route("/metrics", get(render_metrics))
-        .with_state(Ops { health, metrics })
+        .with_state(Ops { health, metrics, pulse })
 }
 
-/// The routes of a worker: it lives as long as it polls.
-pub fn worker_router(health: Health, metrics: Metrics, pulse: Pulse) -> Router {
-    let live = async move || {
-        if pulse.is_alive() {
-            (StatusCode::OK, "live\n")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "has not polled for a while\n")
-        }
-    };
-    Router::new()
-        .route("/health", get(live.clone()))
-        .route("/health/live", get(live))
-        .route("/health/startup", get(startup))
-        .route("/health/ready", get(ready))
-        .route("/metrics", get(render_metrics))
-        .with_state(Ops { health, metrics })
+/// The process runs and answers, and so does its worker; nothing else. A failing dependency must
+/// not restart it.
+async fn live(State(ops): State<Ops>) -> (StatusCode, &'static str) {
+    liveness(ops.pulse.as_ref())
 }
 
-/// The process runs and answers; nothing else. A failing dependency must not restart it.
-async fn live() -> &'static str {
-    "live\n"
+fn liveness(pulse: Option<&Pulse>) -> (StatusCode, &'static str) {
+    if pulse.is_none_or(Pulse::is_alive) {
+        (StatusCode::OK, "live\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the worker has not polled for a while\n")
+    }
 }
 
 async fn startup(State(ops): State<Ops>) -> (StatusCode, &'static str) {

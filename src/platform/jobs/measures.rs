@@ -47,7 +47,7 @@ impl Measures {
             )?,
             depth: metrics.int_gauge_vec(
                 "queue_depth",
-                "Jobs by queue and state: scheduled, available, running, dead.",
+                "Jobs by queue and state: scheduled, available, running, dead. Counted up to 100000.",
                 &["queue", "state"],
             )?,
             oldest: metrics.gauge_vec(

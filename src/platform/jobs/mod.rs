@@ -38,6 +38,15 @@ use super::{
     db::{self, Tx},
 };
 
+/// What an attempt may take, unless its kind says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a job may be set to wait for one answer of somebody else's, at most, in milliseconds: the
+/// rest is for what is done about it.
+pub const LONGEST_CALL_MS: u64 = 45_000;
+
+const _: () = assert!(LONGEST_CALL_MS < TIMEOUT.as_secs() * 1_000);
+
 #[derive(Clone)]
 pub struct Config {
     /// How often to look for work that nobody told of.
@@ -68,7 +77,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Times it is begun before it is a dead letter.
     const MAX_ATTEMPTS: i16 = 12;
     /// How long one attempt may take.
-    const TIMEOUT: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = TIMEOUT;
 
     /// Of several unfinished jobs of this kind with the same key only the first is kept.
     fn unique_key(&self) -> Option<String> {
@@ -95,7 +104,8 @@ const KEPT_AWAY: std::ops::Range<f64> = 4.0..12.0;
 /// Why a job was not done.
 #[derive(Debug)]
 pub enum Failure {
-    /// To be tried again after its usual delay, or after this one.
+    /// To be tried again after its usual delay, or after this one if it is longer: whoever is
+    /// asked may want more patience of us, but cannot make us use up our attempts in no time.
     Retry { why: String, after: Option<Duration> },
     /// Not begun in truth: to be tried again later, without counting as an attempt.
     Postpone(Duration),

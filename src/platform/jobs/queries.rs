@@ -237,6 +237,10 @@ pub(super) async fn complete(conn: &mut Conn, id: Uuid, fence: i32) -> Result<bo
     Ok(done.rows_affected() == 1)
 }
 
+/// Jobs that are counted at once, at most: a backlog of millions would take longer to count than
+/// a statement may.
+pub(super) const COUNT_LIMIT: i64 = 100_000;
+
 /// How many jobs of a queue are in a state, and for how long the first of them could have run.
 pub(super) struct Depth {
     pub(super) queue: String,
@@ -245,23 +249,41 @@ pub(super) struct Depth {
     pub(super) oldest_seconds: f64,
 }
 
-/// Of the states that have an index of their own: what is finished is not looked at.
+/// Of the states that have an index of their own: what is finished is not looked at, nor more than
+/// [`COUNT_LIMIT`] jobs of a queue that are available, those that would be begun first, and of all
+/// that are in another state.
 pub(super) async fn depths(conn: &mut Conn) -> Result<Vec<Depth>, sqlx::Error> {
     sqlx::query_as!(
         Depth,
-        r#"select queue as "queue!", state as "state!", count(*) as "count!",
+        r#"with recursive waiting (queue) as (
+               (select queue from jobs where state = 'available' order by queue limit 1)
+               union all
+               select (select queue from jobs
+                       where state = 'available' and queue > waiting.queue
+                       order by queue limit 1)
+               from waiting where waiting.queue is not null
+           )
+           select queue as "queue!", state as "state!", count(*) as "count!",
                   greatest(coalesce(extract(epoch from now() - min(run_at)), 0), 0)::float8
                       as "oldest_seconds!"
            from (
-               select queue, state, run_at from jobs where state = 'available'
+               select available.* from waiting cross join lateral (
+                   select queue, state, run_at from jobs
+                   where state = 'available' and jobs.queue = waiting.queue
+                   order by priority desc, run_at, id limit $1
+               ) available
                union all
-               select queue, state, run_at from jobs where state = 'scheduled'
+               (select queue, state, run_at from jobs where state = 'scheduled'
+                order by run_at, id limit $1)
                union all
-               select queue, state, run_at from jobs where state = 'running'
+               (select queue, state, run_at from jobs where state = 'running'
+                order by lease_expires_at, id limit $1)
                union all
-               select queue, state, run_at from jobs where state = 'dead'
+               (select queue, state, run_at from jobs where state = 'dead'
+                order by id desc limit $1)
            ) as unfinished
            group by queue, state"#,
+        COUNT_LIMIT,
     )
     .fetch_all(conn)
     .await

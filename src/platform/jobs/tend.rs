@@ -22,20 +22,28 @@ pub(super) async fn run<S: Clone + Send + Sync + 'static>(shared: &Shared<S>) {
     let mut measured = None;
     loop {
         polls.tick().await;
-        if let Err(error) = tend(shared).await {
-            tracing::warn!(%error, "cannot tend to jobs");
-            continue;
-        }
+        // Each by itself: what one of them runs into must not keep jobs from their workers.
+        complain(begin_ticks(shared).await, "cannot begin ticks");
+        complain(take_back(shared).await, "cannot take jobs back from workers that are gone");
+        complain(make_due(shared).await, "cannot make scheduled jobs due");
         if measured.is_none_or(|at: Instant| at.elapsed() >= MEASURE_INTERVAL) {
             measured = Some(Instant::now());
-            if let Err(error) = measure(shared).await {
-                tracing::warn!(%error, "cannot count jobs");
-            }
+            complain(count_jobs(shared).await, "cannot count jobs");
+            complain(count_events(shared).await, "cannot count events");
+            complain(count_default_rows(shared).await, "cannot count rows of default partitions");
         }
     }
 }
 
-async fn tend<S: Clone + Send + Sync + 'static>(shared: &Shared<S>) -> Result<(), db::Error> {
+fn complain(result: Result<(), db::Error>, what: &str) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "{what}");
+    }
+}
+
+async fn begin_ticks<S: Clone + Send + Sync + 'static>(
+    shared: &Shared<S>,
+) -> Result<(), db::Error> {
     let (db, registry, _, measures) = shared.parts();
     for begun in schedules::begin_due(db, registry.schedules()).await? {
         if begun.missed > 0 {
@@ -44,32 +52,55 @@ async fn tend<S: Clone + Send + Sync + 'static>(shared: &Shared<S>) -> Result<()
             missed.inc_by(begun.missed.unsigned_abs());
         }
     }
-    let mut conn = db.primary().await?;
-    let mut moved = queries::rescue(&mut conn, BATCH).await?;
-    // All of them: what failed together may come back together, whatever the jitter.
-    loop {
-        let promoted = queries::promote(&mut conn, BATCH).await?;
-        moved += promoted;
-        if promoted < BATCH as u64 {
-            break;
-        }
-    }
-    if moved > 0 {
+    Ok(())
+}
+
+async fn take_back<S: Clone + Send + Sync + 'static>(shared: &Shared<S>) -> Result<(), db::Error> {
+    let (db, ..) = shared.parts();
+    if queries::rescue(&mut db.primary().await?, BATCH).await? > 0 {
         db.bell().ring();
     }
     Ok(())
 }
 
-/// One worker is enough to ask, but none knows of the others: the answers are the same.
-async fn measure<S: Clone + Send + Sync + 'static>(shared: &Shared<S>) -> Result<(), db::Error> {
-    let (db, registry, _, measures) = shared.parts();
+/// All of them: what failed together may come back together, whatever the jitter.
+async fn make_due<S: Clone + Send + Sync + 'static>(shared: &Shared<S>) -> Result<(), db::Error> {
+    let (db, ..) = shared.parts();
     let mut conn = db.primary().await?;
-    let depths = queries::depths(&mut conn).await?;
+    loop {
+        let promoted = queries::promote(&mut conn, BATCH).await?;
+        if promoted > 0 {
+            db.bell().ring();
+        }
+        if promoted < BATCH as u64 {
+            return Ok(());
+        }
+    }
+}
+
+/// One worker is enough to ask, but none knows of the others: the answers are the same.
+async fn count_jobs<S: Clone + Send + Sync + 'static>(shared: &Shared<S>) -> Result<(), db::Error> {
+    let (db, registry, _, measures) = shared.parts();
+    let depths = queries::depths(&mut db.primary().await?).await?;
     measures.set_depths(registry.queues().map(|queue| queue.name), &depths);
-    let (pending, age) = relay::pending(&mut conn).await?;
+    Ok(())
+}
+
+async fn count_events<S: Clone + Send + Sync + 'static>(
+    shared: &Shared<S>,
+) -> Result<(), db::Error> {
+    let (db, _, _, measures) = shared.parts();
+    let (pending, age) = relay::pending(&mut db.primary().await?).await?;
     measures.outbox_pending.set(pending);
     measures.outbox_age.set(age);
-    for (table, rows) in upkeep::default_rows(&mut conn).await? {
+    Ok(())
+}
+
+async fn count_default_rows<S: Clone + Send + Sync + 'static>(
+    shared: &Shared<S>,
+) -> Result<(), db::Error> {
+    let (db, _, _, measures) = shared.parts();
+    for (table, rows) in upkeep::default_rows(&mut db.primary().await?).await? {
         measures.default_rows.with_label_values(&[&table]).set(rows);
     }
     Ok(())

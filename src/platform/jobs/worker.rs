@@ -53,7 +53,8 @@ const UNKNOWN_KIND_DELAY: Duration = Duration::from_secs(10);
 /// Characters of an error that are kept with its job.
 const ERROR_LENGTH: usize = 2_000;
 
-/// Without a successful poll for this long a worker counts as dead.
+/// Without a poll for this long a worker counts as dead. More than the longest time between two
+/// that can be set.
 const POLL_AGE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs jobs and passes events on until it is told to stop.
@@ -95,11 +96,18 @@ enum Left {
     AndSlots,
 }
 
-/// When a worker last polled with success. Cheap to clone.
+/// When a worker last polled, whatever it was answered: a new process would be answered the same.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct Pulse {
     epoch: Instant,
     last: Arc<AtomicU64>,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self { epoch: Instant::now(), last: Arc::default() }
+    }
 }
 
 impl Pulse {
@@ -107,7 +115,7 @@ impl Pulse {
         self.last.store(self.epoch.elapsed().as_millis() as u64, Ordering::Release);
     }
 
-    /// Whether the last successful poll is recent enough.
+    /// Whether the last poll is recent enough.
     pub fn is_alive(&self) -> bool {
         let last = Duration::from_millis(self.last.load(Ordering::Acquire));
         self.epoch.elapsed().saturating_sub(last) < POLL_AGE_LIMIT
@@ -125,6 +133,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
         metrics: &Metrics,
     ) -> prometheus::Result<Self> {
         let registry = Arc::new(registry);
+        let db = db.for_loops();
         let held = Held::default();
         let slots: Vec<_> = registry
             .queues()
@@ -152,7 +161,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
             running: TaskTracker::new(),
             giving_up: CancellationToken::new(),
             measures: Measures::new(metrics)?,
-            pulse: Pulse { epoch: Instant::now(), last: Arc::default() },
+            pulse: Pulse::default(),
         };
         Ok(Self { shared: Arc::new(shared), keeper, relay })
     }
@@ -183,6 +192,7 @@ impl<S: Clone + Send + Sync + 'static> Worker<S> {
                 stop.cancel();
             },
             // Ends by itself: a claim that is on its way must not be left without its jobs begun.
+            // It takes no longer than a primary may be silent.
             shared.dispatch(tasks, &stop),
             stop.run_until_cancelled(others),
         );
@@ -207,6 +217,7 @@ impl<S: Clone + Send + Sync + 'static> Shared<S> {
     async fn dispatch(self: &Arc<Self>, tasks: &Tasks, stop: &CancellationToken) {
         let (mut here, mut elsewhere) = (self.db.bell().listen(), self.told.listen());
         while !stop.is_cancelled() {
+            self.pulse.beat();
             let left = match self.claim(tasks).await {
                 Ok(left) => left,
                 Err(error) => {
@@ -240,7 +251,6 @@ impl<S: Clone + Send + Sync + 'static> Shared<S> {
         let lease = self.config.lease;
         let claimed = queries::claim(&mut conn, &queues, &slots, lease, &self.name).await?;
         drop(conn);
-        self.pulse.beat();
         self.measures.last_poll.set(OffsetDateTime::now_utc().unix_timestamp() as f64);
         let mut counts = vec![0; slots.len()];
         for job in claimed {
@@ -279,6 +289,8 @@ impl<S: Clone + Send + Sync + 'static> Shared<S> {
             () = lost.cancelled() => {
                 tracing::warn!(job = %id, kind, "taken over by another worker");
                 self.held.forget(id, fence);
+                drop(permit);
+                self.freed.notify_one();
                 return;
             }
             () = self.giving_up.cancelled() => Err(Failure::Postpone(Duration::ZERO)),
@@ -290,7 +302,7 @@ impl<S: Clone + Send + Sync + 'static> Shared<S> {
             Err(Failure::Retry { why, .. }) if is_last => (Next::Dead, Some(why)),
             Err(Failure::Retry { why, after }) => {
                 let usual = delay_after.map_or(RETRY, |delay_after| delay_after(attempt));
-                (Next::Again(after.unwrap_or(usual)), Some(why))
+                (Next::Again(after.unwrap_or_default().max(usual)), Some(why))
             }
         };
         let outcome = next.name();
@@ -344,4 +356,18 @@ fn name() -> String {
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy();
     format!("{host}:{}:{:08x}", std::process::id(), rand::random::<u32>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_has_not_polled_for_a_minute_is_dead() {
+        let long_ago = Instant::now().checked_sub(POLL_AGE_LIMIT).unwrap();
+        let pulse = Pulse { epoch: long_ago, last: Arc::default() };
+        assert!(!pulse.is_alive());
+        pulse.beat();
+        assert!(pulse.is_alive());
+    }
 }

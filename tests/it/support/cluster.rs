@@ -69,6 +69,11 @@ impl Cluster {
         Worker::start(&self.site, name, Port::free().unwrap(), &self.shoal).unwrap()
     }
 
+    /// Runs a short command of the service: what it prints.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        self.shoal.run(arguments, "", "run a command").unwrap()
+    }
+
     /// A new administrator, logged in.
     pub async fn admin(&self) -> Client {
         let email = format!("{}@shoal.test", unique("admin"));

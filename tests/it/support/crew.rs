@@ -64,7 +64,11 @@ impl Crew {
 
     /// With settings of its own.
     pub async fn with(own: &[(&str, &str)]) -> Self {
-        let database = Database::create().await;
+        Self::of(Database::create().await, own).await
+    }
+
+    /// On a database that is there already.
+    pub async fn of(database: Database, own: &[(&str, &str)]) -> Self {
         database.connect().await.execute(errands::TABLES).await.unwrap();
         let mut settings = environment(&database.name);
         settings.extend(own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));

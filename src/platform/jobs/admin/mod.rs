@@ -55,7 +55,8 @@ pub struct StoredJob {
     pub created_at: OffsetDateTime,
 }
 
-/// What waits in a queue. What is finished is not counted.
+/// What waits in a queue. What is finished is not counted, and of the rest no more than 100,000 of
+/// a queue that are available, and of all queues that are in another state.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct QueueState {
     pub queue: String,
@@ -70,6 +71,31 @@ pub struct QueueState {
     pub dead: i64,
     /// How long the first of those that are due has waited, in seconds.
     pub oldest_age_seconds: f64,
+}
+
+/// Whether jobs of a queue are begun.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct QueueSwitch {
+    pub queue: String,
+    /// No job of it is begun until it is resumed.
+    pub paused: bool,
+}
+
+/// What came of retrying dead letters.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Retried {
+    /// How many are due now. Of several with the same unique key one is, and none while another
+    /// is unfinished.
+    pub retried: i64,
+    /// Whether there may be more: the same request goes on with them.
+    pub has_more: bool,
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Copy)]
+pub struct Dead<'a> {
+    pub queue: Option<&'a str>,
+    pub kind: Option<&'a str>,
 }
 
 /// The queues of `known`, and whatever else has unfinished jobs or is paused, by name.
@@ -140,6 +166,23 @@ pub async fn retry(tx: &mut Tx, id: Uuid) -> Result<StoredJob, ApiError> {
     }
 }
 
+/// Dead letters that one call makes due, at most: one statement, done long before its time-out.
+const RETRIED_AT_ONCE: i64 = 1_000;
+
+/// Makes dead letters due now, with all their attempts before them, those that were written first
+/// before the others. To be committed.
+///
+/// # Errors
+/// 409 if another with the unique key of one of them was written meanwhile.
+pub async fn retry_dead(tx: &mut Tx, which: Dead<'_>) -> Result<Retried, ApiError> {
+    let revived = queries::revive_dead(tx, which, RETRIED_AT_ONCE).await;
+    let (found, retried) = revived.on_constraint("jobs_unique_key_idx", || {
+        ApiError::conflict("job_is_there", "Another job with a unique key of theirs is unfinished.")
+    })?;
+    tx.leaves_work();
+    Ok(Retried { retried, has_more: found == RETRIED_AT_ONCE })
+}
+
 /// Ends a job that has not been begun, or has died, without its being done.
 ///
 /// # Errors
@@ -155,6 +198,20 @@ pub async fn discard(tx: &mut Tx, id: Uuid) -> Result<StoredJob, ApiError> {
 
 fn refused(state: &str, what: &str) -> ApiError {
     ApiError::conflict("job_is_under_way", format!("A job that is {state} cannot be {what}."))
+}
+
+/// Whether there is such a queue: one of `known`, or one of another build's that is paused. Jobs
+/// are not looked at, so that it takes no time however many there are.
+///
+/// # Errors
+/// The database refused.
+pub async fn is_queue(
+    conn: &mut Conn,
+    mut known: impl Iterator<Item = &'static super::Queue>,
+    name: &str,
+) -> Result<bool, sqlx::Error> {
+    Ok(known.any(|queue| queue.name == name)
+        || queries::paused(conn).await?.iter().any(|paused| paused == name))
 }
 
 /// Keeps jobs of a queue from being begun; those that run go on. To be committed.

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::StoredJob;
+use super::{Dead, StoredJob};
 use crate::platform::db::Conn;
 
 pub(super) async fn find(conn: &mut Conn, id: Uuid) -> Result<Option<StoredJob>, sqlx::Error> {
@@ -68,6 +68,44 @@ pub(super) async fn revive(conn: &mut Conn, id: Uuid) -> Result<StoredJob, sqlx:
     )
     .fetch_one(conn)
     .await
+}
+
+/// Makes dead letters due, at most `limit`: how many there were to choose from, and how many of
+/// them are. One whose like is unfinished stays dead, and so do all but one of those alike.
+pub(super) async fn revive_dead(
+    conn: &mut Conn,
+    Dead { queue, kind }: Dead<'_>,
+    limit: i64,
+) -> Result<(i64, i64), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"with found as materialized (
+               select id, kind, unique_key from jobs
+               where state = 'dead' and ($1::text is null or queue = $1)
+                 and ($2::text is null or kind = $2)
+                 and not exists (
+                     select from jobs other
+                     where other.kind = jobs.kind and other.unique_key = jobs.unique_key
+                       and other.unique_key is not null
+                       and other.state in ('scheduled', 'available', 'running')
+                 )
+               order by id limit $3 for no key update skip locked
+           ), revived as (
+               update jobs set state = 'available', attempt = 0, run_at = now(), finished_at = null
+               where id in (
+                   select distinct on (kind, coalesce(unique_key, id::text)) id from found
+                   order by kind, coalesce(unique_key, id::text), id
+               )
+               returning 1
+           )
+           select (select count(*) from found) as "found!",
+                  (select count(*) from revived) as "revived!""#,
+        queue,
+        kind,
+        limit,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok((row.found, row.revived))
 }
 
 pub(super) async fn discard(conn: &mut Conn, id: Uuid) -> Result<StoredJob, sqlx::Error> {
