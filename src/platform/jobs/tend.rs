@@ -69,6 +69,7 @@ async fn measure<S: Clone + Send + Sync + 'static>(shared: &Shared<S>) -> Result
     let (pending, age) = relay::pending(&mut conn).await?;
     measures.outbox_pending.set(pending);
     measures.outbox_age.set(age);
+    measures.unstreamed.set(relay::unstreamed(&mut conn).await?);
     for (table, rows) in upkeep::default_rows(&mut conn).await? {
         measures.default_rows.with_label_values(&[&table]).set(rows);
     }
