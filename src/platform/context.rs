@@ -58,6 +58,31 @@ impl Context {
     }
 }
 
+/// What is done for a request after its answer has begun, such as to read what follows: outside of
+/// its task, and each time with as much time as was left when this was made. Cheap to clone.
+#[derive(Clone)]
+pub struct Budget {
+    request: Option<Arc<Context>>,
+    left: Duration,
+}
+
+impl Budget {
+    /// That of the running request; unlimited outside of any.
+    pub fn of_request() -> Self {
+        let request = Context::current();
+        let left = remaining(Duration::MAX);
+        Self { request, left }
+    }
+
+    /// Runs `work` on behalf of the request.
+    pub async fn scope<T>(&self, work: impl Future<Output = T>) -> T {
+        let Some(request) = &self.request else { return work.await };
+        let (id, trace) = (request.request_id.clone(), request.traceparent.clone());
+        let context = Context::new(id, trace, Instant::now() + self.left);
+        Arc::new(context).scope(work).await
+    }
+}
+
 /// Remembers that something was committed at `lsn` for the running request or job.
 pub fn note_commit(lsn: Lsn) {
     let _ = CURRENT.try_with(|context| context.committed.fetch_max(lsn.0, Ordering::AcqRel));

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::support::{Fleet, Replica, ask_redis, until};
+use super::support::{Fleet, Replica, ask_redis, metric, until};
 
 static QUEUE: Queue = Queue { name: "relay", concurrency: 10 };
 
@@ -162,6 +162,96 @@ async fn without_redis_events_are_found_and_none_is_lost() {
     tell(&fleet.replicas[1].app, 10).await;
     until(async || bench.runs() == 20).await;
     worker.stop().await;
+}
+
+/// The ids of the events in the stream for other services.
+async fn streamed(fleet: &Fleet) -> Vec<Uuid> {
+    let key = fleet.app().redis.key("stream:events");
+    type Entries = Vec<(String, Vec<String>)>;
+    let redis = fleet.redis.as_ref().unwrap();
+    let entries: Entries = ask_redis(redis, &format!("XRANGE {key} - +")).await;
+    let id = |text: &str| -> Uuid {
+        let event: serde_json::Value = serde_json::from_str(text).unwrap();
+        event["id"].as_str().unwrap().parse().unwrap()
+    };
+    entries.iter().map(|(_, fields)| id(&fields[1])).collect()
+}
+
+async fn written(fleet: &Fleet) -> Vec<Uuid> {
+    let sql = "select id from events order by id";
+    sqlx::query_scalar(sql).fetch_all(&mut fleet.database.connect().await).await.unwrap()
+}
+
+const UNSTREAMED: &str = "select count(*) from unstreamed_events";
+
+#[tokio::test]
+async fn what_redis_did_not_take_follows_in_order_and_before_what_is_newer() {
+    let mut fleet = Fleet::of(2).own_redis().start().await;
+    let bench = Bench::default();
+    let workers: Vec<_> =
+        fleet.replicas.iter().map(|replica| Running::beside(replica, &bench, SOON)).collect();
+    fleet.redis.as_mut().unwrap().process().kill();
+    // More than one transaction appends.
+    for round in 0..12 {
+        tell(&fleet.replicas[round % 2].app, 60).await;
+        until(async || bench.runs() == 60 * (round + 1)).await;
+    }
+    until(async || fleet.database.number(UNSTREAMED).await == 720).await;
+    fleet.redis.as_mut().unwrap().process().restart().unwrap();
+    let mut told = 720;
+    until(async || {
+        tell(fleet.app(), 5).await;
+        told += 5;
+        until(async || bench.runs() == told).await;
+        fleet.database.number(UNSTREAMED).await == 0
+    })
+    .await;
+    tell(fleet.app(), 5).await;
+    until(async || bench.runs() == told + 5).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    let mut once = streamed(&fleet).await;
+    // Those of an answer that got lost are there twice.
+    let mut seen = std::collections::HashSet::new();
+    once.retain(|id| seen.insert(*id));
+    assert_eq!(once, written(&fleet).await);
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_the_stream_for_a_while() {
+    let fleet = Fleet::of(1).own_redis().start().await;
+    let bench = Bench::default();
+    let worker = Running::beside(&fleet.replicas[0], &bench, SOON);
+    fleet.redis_command("CONFIG SET maxmemory 1").await;
+    tell(fleet.app(), 10).await;
+    until(async || bench.runs() == 10).await;
+    until(async || fleet.database.number(UNSTREAMED).await == 10).await;
+    fleet.redis_command("CONFIG SET maxmemory 0").await;
+    until(async || fleet.database.number(UNSTREAMED).await == 0).await;
+    worker.stop().await;
+    assert_eq!(streamed(&fleet).await, written(&fleet).await);
+}
+
+#[tokio::test]
+async fn no_more_is_kept_for_the_stream_than_it_has_room_for() {
+    let fleet = Fleet::one().await;
+    let mut connection = fleet.database.connect().await;
+    let many = "insert into unstreamed_events
+        select ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid
+        from generate_series(1, 100100) n";
+    sqlx::query(many).execute(&mut connection).await.unwrap();
+    // With nobody who appends them.
+    let turn = "select pg_advisory_lock('unstreamed_events'::regclass::int, 0)";
+    sqlx::query(turn).execute(&mut connection).await.unwrap();
+    let bench = Bench::default();
+    let worker = Running::beside(&fleet.replicas[0], &bench, SOON);
+    until(async || metric(&fleet, "events_unstreamed") == 100_000.0).await;
+    worker.stop().await;
+    assert_eq!(fleet.database.number(UNSTREAMED).await, 100_000);
+    let oldest = "select count(*) from unstreamed_events
+        where event_id < '00000000-0000-7000-8000-000000000065'";
+    assert_eq!(fleet.database.number(oldest).await, 0, "the oldest went");
 }
 
 #[tokio::test]

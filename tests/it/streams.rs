@@ -92,6 +92,39 @@ async fn a_client_that_comes_back_gets_what_it_missed() {
     assert_ne!(foreign.take(1).await, created(&[&d]));
     let reply = Live::try_open(&owner, Some("nonsense")).await.err().unwrap();
     reply.expect_problem(400, "invalid_last_event_id");
+    // That of 1970, by an id that is no event's and by one that is.
+    let long_ago = "00000000-0000-7000-8000-000000000000";
+    let reply = Live::try_open(&owner, Some(long_ago)).await.err().unwrap();
+    reply.expect_problem(400, "last_event_id_too_old");
+    let age = "update events set created_at = now() - interval '25 hours' where id = $1";
+    let age = sqlx::query(age).bind(Uuid::parse_str(id).unwrap());
+    age.execute(&mut fleet.database.connect().await).await.unwrap();
+    let reply = Live::try_open(&owner, Some(id)).await.err().unwrap();
+    reply.expect_problem(400, "last_event_id_too_old");
+}
+
+/// Where many come back at once, each of which asks the primary.
+#[tokio::test]
+async fn those_who_come_back_leave_connections_to_those_who_write() {
+    let fleet = Fleet::of(1)
+        .set("SHOAL_DB_POOL_SIZE", "2")
+        .set("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "3000")
+        .start()
+        .await;
+    let owner = fleet.client.register().await;
+    let mut holder = fleet.database.connect().await;
+    sqlx::raw_sql("begin; lock table events").execute(&mut holder).await.unwrap();
+    let mut coming = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let owner = owner.clone();
+        coming.spawn(async move { Live::try_open(&owner, None).await.is_ok() });
+    }
+    until(async || metric(&fleet, "event_streams") == 4.0).await;
+    // They wait for the table, or for each other; a writer does not wait for them.
+    fleet.app().db.primary().await.unwrap();
+    sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    drop(holder);
+    coming.join_all().await;
 }
 
 #[tokio::test]

@@ -57,7 +57,8 @@ async fn what_is_over_is_purged_and_nothing_else() {
         jobs: 2,
         schedule_ticks: 3,
         sessions: 2,
-        refresh_tokens: 1,
+        // Those of both, and the one that is too old.
+        refresh_tokens: 3,
     };
     assert_eq!(purged, Some(expected));
     for (left, count) in [
@@ -76,6 +77,56 @@ async fn what_is_over_is_purged_and_nothing_else() {
     }
     let again = fleet.app().upkeep.purge().await.unwrap();
     assert_eq!(again, Some(Purged::default()));
+}
+
+/// A session that was used all day, which no statement of a few seconds could remove as a whole.
+#[tokio::test]
+async fn no_statement_removes_more_than_a_batch() {
+    let fleet = Fleet::one().await;
+    execute(
+        &fleet,
+        "insert into sessions (id, user_id, user_agent, ip, expires_at)
+         select gen_random_uuid(), gen_random_uuid(), '', '::1', now() - interval '1 minute'
+         from generate_series(1, 3);
+         insert into refresh_tokens (token_hash, session_id, expires_at)
+         select sha256((s.id::text || n)::bytea), s.id, now() + interval '1 day'
+         from sessions s, generate_series(1, 1500) n;
+         create function refuse_more() returns trigger language plpgsql as $$
+         begin
+             if (select count(*) from gone) > 1000 then raise 'too many at once'; end if;
+             return null;
+         end $$;
+         create trigger refuse_more after delete on refresh_tokens
+             referencing old table as gone for each statement execute function refuse_more()",
+    )
+    .await;
+    let purged = fleet.app().upkeep.purge().await.unwrap().unwrap();
+    assert_eq!((purged.sessions, purged.refresh_tokens), (3, 4_500));
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_be_purged_keeps_no_other_from_it() {
+    let fleet = Fleet::one().await;
+    for sql in OLD {
+        execute(&fleet, sql).await;
+    }
+    execute(
+        &fleet,
+        "create function refuse() returns trigger language plpgsql as $$
+         begin raise 'not this one'; end $$;
+         create trigger refuse before delete on jobs execute function refuse()",
+    )
+    .await;
+    let refused = fleet.app().upkeep.purge().await.unwrap_err();
+    assert!(refused.to_string().contains("not this one"), "{refused}");
+    for (left, count) in [
+        ("select count(*) from idempotency_keys", 100),
+        ("select count(*) from schedule_ticks", 2),
+        ("select count(*) from sessions", 2),
+        ("select count(*) from refresh_tokens", 3),
+    ] {
+        assert_eq!(fleet.database.number(left).await, count, "{left}");
+    }
 }
 
 #[tokio::test]

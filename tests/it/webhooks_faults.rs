@@ -5,6 +5,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -27,10 +28,42 @@ fn answer(received: &Received) -> Answer {
     }
 }
 
+/// Writes down when each attempt was recorded, and when the next was to come.
+const SCHEDULE: &str = "
+    create table told (delivery uuid, attempted_at timestamptz, next_at timestamptz);
+    create function tell() returns trigger language plpgsql security definer as $$
+    begin
+        insert into told values (new.id, new.last_attempt_at, new.next_attempt_at);
+        return null;
+    end $$;
+    create trigger tell after update on webhook_deliveries for each row
+        when (new.attempts > old.attempts and new.state = 'pending') execute function tell()";
+
+/// Requests that arrived while their delivery was to wait, before the test hurried it.
+async fn too_early(
+    cluster: &Cluster,
+    received: &[Received],
+    hurried_at: OffsetDateTime,
+) -> Vec<(Uuid, OffsetDateTime)> {
+    let told: Vec<(Uuid, OffsetDateTime, OffsetDateTime)> =
+        sqlx::query_as("select delivery, attempted_at, next_at from told")
+            .fetch_all(&mut cluster.database.connect().await)
+            .await
+            .unwrap();
+    assert!(!told.is_empty());
+    let is_early = |one: &&Received| {
+        told.iter().any(|(delivery, attempted_at, next_at)| {
+            *delivery == one.id && one.at > *attempted_at && one.at < (*next_at).min(hurried_at)
+        })
+    };
+    received.iter().filter(is_early).map(|one| (one.id, one.at)).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_arrives_though_workers_are_killed() {
     let settings = [("SHOAL_WEBHOOK_TIMEOUT_MS", "500"), ("SHOAL_JOB_LEASE_MS", "2000")];
     let cluster = Cluster::start(1, &settings).await;
+    sqlx::raw_sql(SCHEDULE).execute(&mut cluster.database.connect().await).await.unwrap();
     let admin = cluster.admin().await;
     let receiver = Receiver::start(answer).await;
     let paths = ["/well", "/broken", "/silent", "/busy", "/moved", "/gone"];
@@ -86,6 +119,7 @@ async fn every_event_arrives_though_workers_are_killed() {
     // But for those whose worker was killed with the first answer in its hands.
     assert!((400..=EVENTS).contains(&asked_to_wait), "{asked_to_wait}");
 
+    let hurried_at = OffsetDateTime::now_utc();
     until(async || {
         hurry(&cluster.database).await;
         let open = "select count(*) from webhook_deliveries where state = 'pending'";
@@ -101,6 +135,7 @@ async fn every_event_arrives_though_workers_are_killed() {
         .await
         .unwrap();
         let received = receiver.received(path);
+        assert_eq!(too_early(&cluster, &received, hurried_at).await, [], "{path}");
         let ids: BTreeSet<Uuid> = received.iter().map(|received| received.id).collect();
         let known: BTreeSet<Uuid> = rows.iter().map(|(id, ..)| *id).collect();
         assert!(received.iter().all(|received| received.is_signed_with(&webhook.secret)));

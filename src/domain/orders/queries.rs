@@ -58,7 +58,8 @@ pub(super) async fn insert(conn: &mut Conn, new: NewOrder) -> Result<Order, sqlx
     })
 }
 
-/// An order and one of its lines: what a join gives.
+/// An order and one of its lines, or none: what an outer join gives. An order without lines is none
+/// that was ever placed, and must be seen all the more.
 struct Line {
     id: Uuid,
     customer_id: Uuid,
@@ -68,29 +69,35 @@ struct Line {
     version: i32,
     created_at: OffsetDateTime,
     updated_at: OffsetDateTime,
-    product_id: Uuid,
-    name: String,
-    quantity: i32,
-    unit_amount: i64,
+    product_id: Option<Uuid>,
+    name: Option<String>,
+    quantity: Option<i32>,
+    unit_amount: Option<i64>,
+}
+
+impl Line {
+    fn take_item(&mut self) -> Option<OrderItem> {
+        Some(OrderItem {
+            product_id: self.product_id?,
+            name: self.name.take()?,
+            quantity: self.quantity?,
+            unit_amount: self.unit_amount?,
+        })
+    }
 }
 
 /// Orders with their lines. Those of one order follow each other.
 fn collect(lines: Vec<Line>) -> Vec<Order> {
     let mut orders: Vec<Order> = Vec::new();
-    for line in lines {
-        let item = OrderItem {
-            product_id: line.product_id,
-            name: line.name,
-            quantity: line.quantity,
-            unit_amount: line.unit_amount,
-        };
+    for mut line in lines {
+        let item = line.take_item();
         match orders.last_mut() {
-            Some(order) if order.id == line.id => order.items.push(item),
+            Some(order) if order.id == line.id => order.items.extend(item),
             _ => orders.push(Order {
                 id: line.id,
                 customer_id: line.customer_id,
                 status: line.status,
-                items: vec![item],
+                items: item.into_iter().collect(),
                 total_amount: line.total_amount,
                 currency: line.currency,
                 version: line.version,
@@ -112,8 +119,9 @@ pub(super) async fn find(
         Line,
         r#"select o.id, o.customer_id, o.status as "status: Status", o.total_amount, o.currency,
                   o.version, o.created_at, o.updated_at,
-                  i.product_id, i.name, i.quantity, i.unit_amount
-           from orders o join order_items i on i.order_id = o.id
+                  i.product_id as "product_id?", i.name as "name?",
+                  i.quantity as "quantity?", i.unit_amount as "unit_amount?"
+           from orders o left join order_items i on i.order_id = o.id
            where o.id = $1 and ($2::uuid is null or o.customer_id = $2)
            order by i.line"#,
         id,
@@ -138,8 +146,9 @@ pub(super) async fn find_for_update(
            )
            select o.id, o.customer_id, o.status as "status: Status", o.total_amount, o.currency,
                   o.version, o.created_at, o.updated_at,
-                  i.product_id, i.name, i.quantity, i.unit_amount
-           from o join order_items i on i.order_id = o.id
+                  i.product_id as "product_id?", i.name as "name?",
+                  i.quantity as "quantity?", i.unit_amount as "unit_amount?"
+           from o left join order_items i on i.order_id = o.id
            order by i.line"#,
         id,
         customer_id,
@@ -221,9 +230,10 @@ pub(super) async fn list_page(
                        order by id desc limit $2)
                    select o.id, o.customer_id, o.status as "status: Status", o.total_amount,
                           o.currency, o.version, o.created_at, o.updated_at,
-                          i.product_id, i.name, i.quantity, i.unit_amount
-                   from o cross join lateral
-                       (select * from order_items where order_id = o.id offset 0) i
+                          i.product_id as "product_id?", i.name as "name?",
+                  i.quantity as "quantity?", i.unit_amount as "unit_amount?"
+                   from o left join lateral
+                       (select * from order_items where order_id = o.id offset 0) i on true
                    order by o.id desc, i.line"#,
                 before,
                 limit $(, $argument)*

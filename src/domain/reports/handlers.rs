@@ -6,6 +6,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{HeaderValue, Uri, header};
 
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::{
     platform::{
+        context::Budget,
         db::{self, Consistency},
         http::{
             accept::{self, CSV, JSON},
@@ -50,7 +52,7 @@ pub(super) async fn get_sales(
     let range = Range::new(filter.from, filter.to)?;
     let question = Question { range, consistency };
     if format == CSV {
-        return Ok(whole(app, group_by, question));
+        return whole(app, group_by, question).await;
     }
     let position = page.position()?.unwrap_or_else(|| Position::start(group_by, range));
     if !position.is_of(group_by) {
@@ -113,19 +115,41 @@ async fn sales(
     })
 }
 
-/// All rows, read while they are sent: memory holds one page of them. Should the database go away
-/// meanwhile, the answer ends in the middle, which its reader can tell.
-fn whole(app: AppState, group_by: GroupBy, question: Question) -> Response {
-    let start = Some(Position::start(group_by, question.range));
-    let pages = stream::try_unfold((app, start), move |(app, position)| async move {
-        let Some(position) = position else { return Ok(None) };
-        let rows = sales(&app, &question, &position, CSV_PAGE).await?;
-        let is_last = (rows.len() as i64) < CSV_PAGE;
-        let next = rows.last().filter(|_| !is_last).map(Position::of);
-        Ok::<_, db::Error>(Some((csv::sales(&rows), (app, next))))
+/// All rows, read while they are sent: memory holds one page of them. The first is read before the
+/// answer begins, which can still be a refusal then. Should the database go away later, the answer
+/// ends in the middle, which its reader can tell.
+///
+/// Each page is read from wherever there is all that was committed when the first was asked for, and
+/// has as much time as the request had then: a client may take longer to read all of them.
+async fn whole(app: AppState, group_by: GroupBy, question: Question) -> Result<Response, ApiError> {
+    let question =
+        Question { consistency: question.consistency.from(app.db.position()), ..question };
+    let budget = Budget::of_request();
+    let start = Position::start(group_by, question.range);
+    let first = page(&app, &question, &start).await?;
+    let rest = stream::try_unfold((app, first.next), move |(app, position)| {
+        let budget = budget.clone();
+        async move {
+            let Some(position) = position else { return Ok(None) };
+            let Csv { text, next } = budget.scope(page(&app, &question, &position)).await?;
+            Ok::<_, db::Error>(Some((text, (app, next))))
+        }
     });
-    let head = stream::once(async move { Ok(csv::head(group_by)) });
-    as_csv(Body::from_stream(head.chain(pages)))
+    let begin = stream::iter([csv::head(group_by), first.text].map(Ok));
+    Ok(as_csv(Body::from_stream(begin.chain(rest))))
+}
+
+/// Lines, and what the next begin behind.
+struct Csv {
+    text: Bytes,
+    next: Option<Position>,
+}
+
+async fn page(app: &AppState, question: &Question, after: &Position) -> Result<Csv, db::Error> {
+    let rows = sales(app, question, after, CSV_PAGE).await?;
+    let is_last = (rows.len() as i64) < CSV_PAGE;
+    let next = rows.last().filter(|_| !is_last).map(Position::of);
+    Ok(Csv { text: csv::sales(&rows), next })
 }
 
 fn as_csv(body: Body) -> Response {

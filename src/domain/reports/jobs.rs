@@ -1,13 +1,16 @@
 //! Feeds the read model.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::queries;
 use crate::{
     platform::{
+        db,
         events::Event,
-        jobs::{Failure, Job, Lease, Queue},
+        jobs::{Failure, Job, Lease, Queue, jittered},
     },
     state::AppState,
 };
@@ -15,6 +18,9 @@ use crate::{
 /// Two, so that the next batch is read while one waits for its commit. More would only wait for
 /// each other at the rows of today.
 const QUEUE: Queue = Queue { name: "reports", concurrency: 2 };
+
+/// Before it is tried again while somebody has locked the sums.
+const LOCKED_WAIT: Duration = Duration::from_secs(2);
 
 /// Adds what was told of together: a row of the day changes once for all of them.
 #[derive(Serialize, Deserialize)]
@@ -43,7 +49,14 @@ impl Job for AddToSales {
     async fn run(self, app: &AppState, lease: &Lease) -> Result<(), Failure> {
         let mut tx = app.db.begin().await?;
         lease.complete(&mut tx).await?;
-        let lag = queries::add(&mut tx, &self.event_ids).await?;
+        let lag = match queries::add(&mut tx, &self.event_ids).await.map_err(db::Error::from) {
+            // While the sums are made anew, they are locked for as long as that takes: no reason
+            // to give up.
+            Err(error) if error.lost_a_lock() => {
+                return Err(Failure::Postpone(jittered(LOCKED_WAIT)));
+            }
+            lag => lag?,
+        };
         tx.commit().await?;
         if let Some(seconds) = lag {
             app.reports_lag.observe(seconds);

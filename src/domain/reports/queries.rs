@@ -137,8 +137,15 @@ pub(super) async fn top_products(
     .await
 }
 
-/// Begins to see one state of everything, and keeps the read model from changing meanwhile. It
-/// may take its time.
+/// Begins to see one state of everything, however long it looks.
+pub(super) async fn take_snapshot(conn: &mut Conn) -> Result<(), sqlx::Error> {
+    let snapshot = "set transaction isolation level repeatable read, read only;
+        set local statement_timeout = 0";
+    sqlx::raw_sql(snapshot).execute(conn).await?;
+    Ok(())
+}
+
+/// The same, and keeps the read model from changing meanwhile.
 pub(super) async fn freeze(conn: &mut Conn) -> Result<(), sqlx::Error> {
     // The snapshot is taken by the first query, so after the lock.
     let freeze = "set transaction isolation level repeatable read;
@@ -147,6 +154,44 @@ pub(super) async fn freeze(conn: &mut Conn) -> Result<(), sqlx::Error> {
         lock table reported_events in share row exclusive mode";
     sqlx::raw_sql(freeze).execute(conn).await?;
     Ok(())
+}
+
+/// An event that changes sales, is not in the sums, and is not on its way to them either.
+pub(super) struct Missing {
+    pub(super) event_id: Uuid,
+    pub(super) order_id: Uuid,
+    pub(super) kind: String,
+    pub(super) day: Date,
+    pub(super) currency: String,
+}
+
+/// Events whose job is lost: dead, discarded, or never written. `job` is the kind that adds them.
+pub(super) async fn missing(
+    conn: &mut Conn,
+    job: &str,
+    limit: i64,
+) -> Result<Vec<Missing>, sqlx::Error> {
+    sqlx::query_as!(
+        Missing,
+        r#"select e.event_id as "event_id!", e.order_id as "order_id!", v.type as "kind!",
+                  e.day as "day!", coalesce(e.currency, '?') as "currency!"
+           from sales_of_events e join events v on v.id = e.event_id
+           where not exists (
+                   select from reported_events r
+                   where r.order_id = e.order_id and r.sequence = e.sequence
+               )
+             and e.event_id not in (select event_id from outbox)
+             and e.event_id not in (
+                   select told.id::uuid from jobs
+                   cross join lateral jsonb_array_elements_text(args -> 'event_ids') as told (id)
+                   where kind = $1 and state in ('scheduled', 'available', 'running')
+               )
+           order by e.event_id limit $2"#,
+        job,
+        limit,
+    )
+    .fetch_all(conn)
+    .await
 }
 
 /// A sum of the read model, and what it ought to be.
@@ -161,7 +206,7 @@ pub(super) struct Difference {
     pub(super) expected_amount: i64,
 }
 
-/// Where the read model is not what the events that are in it come to.
+/// Where the sums are not what the events that are in them come to.
 pub(super) async fn differences(
     conn: &mut Conn,
     limit: i64,

@@ -39,6 +39,15 @@ impl Error {
         matches!(self, Self::Unreachable(..) | Self::Unavailable(_))
     }
 
+    /// Whether others held for too long, or in a circle, what was to be locked: nothing was done,
+    /// and it may well succeed in a moment.
+    pub fn lost_a_lock(&self) -> bool {
+        let Self::Unavailable(error) = self else { return false };
+        let code = error.as_database_error().and_then(|error| error.code());
+        // 40P01 deadlock, 55P03 lock time-out.
+        matches!(code.as_deref(), Some("40P01" | "55P03"))
+    }
+
     pub(super) fn from_connect(pool: &'static str, error: sqlx::Error) -> Self {
         match Self::from(error) {
             Self::Bug(error) | Self::Unavailable(error) => {

@@ -83,6 +83,18 @@ pub enum Consistency {
     Uncached,
 }
 
+impl Consistency {
+    /// The same, and nothing older than `position`: for reads that belong together.
+    pub fn from(self, position: Lsn) -> Self {
+        match self {
+            Self::Any => Self::AtLeast(position),
+            Self::AtLeast(lsn) => Self::AtLeast(lsn.max(position)),
+            Self::LatestElse(lsn) => Self::LatestElse(lsn.max(position)),
+            Self::Latest | Self::Uncached => self,
+        }
+    }
+}
+
 /// The pools of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct Db {

@@ -13,7 +13,7 @@ use super::{Event, feed::Message};
 use crate::platform::redis::{Redis, Script, Unavailable, cmd};
 
 /// About how many events the stream for other services keeps: a day of an event a second.
-const STREAM_LENGTH: usize = 100_000;
+pub(super) const STREAM_LENGTH: i64 = 100_000;
 
 /// The channel that replicas listen on for events.
 pub(super) fn channel(redis: &Redis) -> String {
@@ -34,6 +34,16 @@ pub(super) struct Publisher {
     missed_since: Mutex<Option<Instant>>,
 }
 
+/// Who is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    Everybody,
+    /// Not the stream: there are events that have to go before these.
+    Listeners,
+    /// Only the stream: those who listen were told when it happened.
+    Stream,
+}
+
 impl Publisher {
     pub(super) fn new(redis: Redis) -> Self {
         let (channel, stream) = (channel(&redis), stream(&redis));
@@ -46,23 +56,30 @@ impl Publisher {
         }
     }
 
-    /// # Errors
-    /// Redis is away: those who listen do not hear of these events.
-    pub(super) async fn publish(&self, events: &[Event]) -> Result<(), Unavailable> {
+    /// How many of the events, from the first on, are in the stream. It may be more of them, should
+    /// the answer have been lost.
+    pub(super) async fn publish(&self, events: &[Event], to: To) -> Result<usize, Unavailable> {
         self.tell_of_missed().await;
         if events.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let mut call = self.script.call(&[&self.stream]).arg(&self.channel).arg(STREAM_LENGTH);
         for event in events {
-            let message = json(&Message::Event(event))?;
-            call = call.arg(message).arg(json(&CloudEvent::from(event))?);
+            let message = match to {
+                To::Stream => String::new(),
+                To::Everybody | To::Listeners => json(&Message::Event(event))?,
+            };
+            let cloud_event = match to {
+                To::Listeners => String::new(),
+                To::Everybody | To::Stream => json(&CloudEvent::from(event))?,
+            };
+            call = call.arg(message).arg(cloud_event);
         }
-        let published = self.redis.call(&call).await;
-        if published.is_err() {
+        let appended = self.redis.call(&call).await;
+        if appended.is_err() && to != To::Stream {
             self.missed().get_or_insert_with(Instant::now);
         }
-        published
+        appended
     }
 
     fn missed(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {

@@ -1,9 +1,9 @@
-//! Statements on `events` and `outbox`.
+//! Statements on `events`, `outbox` and `unstreamed_events`.
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Emitted, Event};
+use super::{Emitted, Event, publish::STREAM_LENGTH};
 use crate::platform::{
     context::Context,
     db::{Bytea, Conn, Tx},
@@ -88,6 +88,61 @@ pub(super) async fn take(tx: &mut Tx, limit: i64) -> Result<Vec<Event>, sqlx::Er
         limit,
     )
     .fetch_all(&mut **tx)
+    .await
+}
+
+/// Whether there are events that are not in the stream yet. Asked along with BEGIN.
+pub(super) const IS_BEHIND: &str = "select exists (select from unstreamed_events)";
+
+/// Notes events that are not in the stream, to be appended later.
+pub(super) async fn keep_for_stream(tx: &mut Tx, events: &[Event]) -> Result<(), sqlx::Error> {
+    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+    sqlx::query!(
+        "insert into unstreamed_events (event_id) select unnest($1::uuid[]) on conflict do nothing",
+        &ids,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes the oldest events that are not in the stream; none while another relay is at it, since
+/// two would mix up their order. They are gone only with the commit.
+pub(super) async fn take_unstreamed(tx: &mut Tx, limit: i64) -> Result<Vec<Event>, sqlx::Error> {
+    sqlx::query_as!(
+        Event,
+        r#"with turn as materialized (
+               select pg_try_advisory_xact_lock('unstreamed_events'::regclass::int, 0) as is_mine
+           ), due as (
+               delete from unstreamed_events where event_id in (
+                   select event_id from unstreamed_events
+                   where (select is_mine from turn) order by event_id limit $1
+               )
+               returning event_id
+           )
+           select e.id, e.type as kind, e.subject_id, e.sequence, e.customer_id, e.data,
+                  e.request_id, e.traceparent, e.created_at
+           from due join events e on e.id = due.event_id
+           order by e.id"#,
+        limit,
+    )
+    .fetch_all(&mut **tx)
+    .await
+}
+
+/// How many events are not in the stream. Those are forgotten before which there are more newer ones
+/// than it keeps: it would drop them at once.
+pub(in crate::platform) async fn unstreamed(conn: &mut Conn) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"with forgotten as (
+               delete from unstreamed_events where event_id <= (
+                   select event_id from unstreamed_events order by event_id desc offset $1 limit 1
+               )
+           )
+           select least(count(*), $1) as "count!" from unstreamed_events"#,
+        STREAM_LENGTH,
+    )
+    .fetch_one(conn)
     .await
 }
 

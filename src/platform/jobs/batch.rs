@@ -3,16 +3,27 @@
 //! What jobs of a kind ask while a statement is under way is asked by the next one, together:
 //! nobody waits for company, and the more there is to do, the fewer statements a job takes.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::sleep,
+};
 
-use super::Failure;
+use super::{Failure, jittered};
 use crate::platform::db::{self, Db};
 
 /// Questions that one statement asks, at most.
 const MOST: usize = 200;
+
+/// How often a statement is sent that met others' locks or found no connection, and the pause in
+/// between. What is to be recorded has happened already, and would happen again.
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Gathers questions `Q` that are answered by an `A` each.
 pub struct Batch<Q, A> {
@@ -27,7 +38,7 @@ struct Call<Q, A> {
 }
 
 /// Asks all the questions and gives as many answers, in the same order.
-pub type Ask<Q, A> = fn(Db, Vec<Q>) -> BoxFuture<'static, Result<Vec<A>, db::Error>>;
+pub type Ask<Q, A> = fn(Db, Arc<[Q]>) -> BoxFuture<'static, Result<Vec<A>, db::Error>>;
 
 impl<Q, A> Batch<Q, A> {
     /// The answer to `question`. All calls of a batch give the same `ask`; whoever has the turn
@@ -63,7 +74,7 @@ impl<Q, A> Batch<Q, A> {
         }
         let (questions, senders): (Vec<_>, Vec<_>) =
             calls.into_iter().map(|call| (call.question, call.answer)).unzip();
-        match ask(db.clone(), questions).await {
+        match ask_patiently(db, questions.into(), ask).await {
             Ok(answers) => {
                 for (sender, answer) in senders.into_iter().zip(answers) {
                     let _ = sender.send(Ok(answer));
@@ -81,6 +92,24 @@ impl<Q, A> Batch<Q, A> {
     fn calls(&self) -> MutexGuard<'_, Vec<Call<Q, A>>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn ask_patiently<Q, A>(
+    db: &Db,
+    questions: Arc<[Q]>,
+    ask: Ask<Q, A>,
+) -> Result<Vec<A>, db::Error> {
+    for _ in 1..TRIES {
+        match ask(db.clone(), questions.clone()).await {
+            // Nothing was done in either case.
+            Err(error) if error.lost_a_lock() || matches!(error, db::Error::Busy(_)) => {
+                tracing::debug!(%error, "what many jobs asked together is asked again");
+                sleep(jittered(PAUSE)).await;
+            }
+            ended => return ended,
+        }
+    }
+    ask(db.clone(), questions).await
 }
 
 impl<Q, A> Default for Batch<Q, A> {

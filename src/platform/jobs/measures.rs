@@ -14,6 +14,7 @@ pub(super) struct Measures {
     pub(super) missed_ticks: IntCounterVec,
     pub(super) outbox_pending: IntGauge,
     pub(super) outbox_age: Gauge,
+    pub(super) unstreamed: IntGauge,
     pub(super) default_rows: IntGaugeVec,
     depth: IntGaugeVec,
     oldest: GaugeVec,
@@ -40,6 +41,10 @@ impl Measures {
                 .int_gauge("outbox_pending", "Events that wait to be passed on.")?,
             outbox_age: metrics
                 .gauge("outbox_oldest_age_seconds", "How long the oldest of them has waited.")?,
+            unstreamed: metrics.int_gauge(
+                "events_unstreamed",
+                "Events that the stream for other services has not taken yet.",
+            )?,
             default_rows: metrics.int_gauge_vec(
                 "db_default_partition_rows",
                 "Rows in a default partition, counted up to 1000: the month's was not made.",

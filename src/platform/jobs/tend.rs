@@ -90,9 +90,11 @@ async fn count_events<S: Clone + Send + Sync + 'static>(
     shared: &Shared<S>,
 ) -> Result<(), db::Error> {
     let (db, _, _, measures) = shared.parts();
-    let (pending, age) = relay::pending(&mut db.primary().await?).await?;
+    let mut conn = db.primary().await?;
+    let (pending, age) = relay::pending(&mut conn).await?;
     measures.outbox_pending.set(pending);
     measures.outbox_age.set(age);
+    measures.unstreamed.set(relay::unstreamed(&mut conn).await?);
     Ok(())
 }
 

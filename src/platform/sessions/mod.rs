@@ -246,10 +246,12 @@ impl Sessions {
     /// The database cannot be reached.
     pub async fn live_among(&self, sessions: &[Uuid]) -> Result<Vec<Uuid>, db::Error> {
         let ask = async |conn: Result<db::Conn, db::Error>| {
-            Ok(queries::live_among(&mut conn?, sessions).await?)
+            Ok::<_, db::Error>(queries::live_among(&mut conn?, sessions).await?)
         };
         match ask(self.db.primary().await).await {
-            Err(error) if db::Error::is_unreachable(&error) => {
+            // Neither is a primary that is only too busy for this process a reason to end anything:
+            // what its replicas are behind it is less than a second.
+            Err(error) if error.is_unreachable() || matches!(error, db::Error::Busy(_)) => {
                 ask(self.believable_replica().await).await
             }
             answer => answer,

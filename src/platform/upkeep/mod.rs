@@ -10,7 +10,7 @@ pub(in crate::platform) use self::queries::default_rows;
 use super::{
     context,
     db::{self, Conn, Db},
-    locks::Locks,
+    locks::{Lock, Locks},
 };
 
 #[derive(Clone)]
@@ -39,6 +39,35 @@ pub struct Purged {
     pub refresh_tokens: u64,
 }
 
+/// What is purged, in this order.
+#[derive(Debug, Clone, Copy)]
+enum Table {
+    IdempotencyKeys,
+    Jobs,
+    ScheduleTicks,
+    RefreshTokens,
+    /// Before the sessions, which go once they have none.
+    TokensOfEnded,
+    Sessions,
+}
+
+impl Table {
+    const ALL: [Self; 6] = [
+        Self::IdempotencyKeys,
+        Self::Jobs,
+        Self::ScheduleTicks,
+        Self::RefreshTokens,
+        Self::TokensOfEnded,
+        Self::Sessions,
+    ];
+}
+
+/// How far one table was purged.
+enum Clean {
+    All,
+    LostLock,
+}
+
 /// Rows that one statement removes: few enough for milliseconds.
 const BATCH: i64 = 1_000;
 
@@ -57,7 +86,8 @@ impl Upkeep {
     /// pass over each other's rows for nothing, hence the lock.
     ///
     /// # Errors
-    /// The database refused. What was removed before stays so.
+    /// The database refused for one of the tables, the first of them; the others are purged all the
+    /// same, and what was removed stays so.
     pub async fn purge(&self) -> Result<Option<Purged>, db::Error> {
         let lock = match self.locks.acquire("purge", PURGE_LOCK).await {
             Ok(Some(lock)) => Some(lock),
@@ -65,35 +95,56 @@ impl Upkeep {
             // Without Redis it is still to be done.
             Err(_) => None,
         };
-        let retention = self.config.job_retention;
-        let mut purged = Purged::default();
-        loop {
-            let mut conn = self.db.primary().await?;
-            let batch = Purged {
-                idempotency_keys: queries::idempotency_keys(&mut conn, BATCH).await?,
-                jobs: queries::finished_jobs(&mut conn, retention, BATCH).await?,
-                schedule_ticks: queries::schedule_ticks(&mut conn, BATCH).await?,
-                sessions: queries::sessions(&mut conn, BATCH).await?,
-                refresh_tokens: queries::refresh_tokens(&mut conn, BATCH).await?,
-            };
-            // Others may want it between two batches.
-            drop(conn);
-            let is_full = batch.is_full();
-            purged.add(&batch);
-            if !is_full {
-                break;
-            }
-            if let Some(lock) = &lock
-                && matches!(lock.renew(PURGE_LOCK).await, Ok(false))
-            {
+        let (mut purged, mut failed) = (Purged::default(), None);
+        for table in Table::ALL {
+            match self.clean(table, lock.as_ref(), purged.of(table)).await {
+                Ok(Clean::All) => {}
                 // Somebody else goes on with it.
-                return Ok(Some(purged));
+                Ok(Clean::LostLock) => return Ok(Some(purged)),
+                // What is wrong with one table must not let the others grow.
+                Err(error) => {
+                    tracing::warn!(?table, %error, "cannot purge");
+                    failed.get_or_insert(error);
+                }
             }
         }
         if let Some(lock) = lock {
             let _ = lock.release().await;
         }
-        Ok(Some(purged))
+        failed.map_or(Ok(Some(purged)), Err)
+    }
+
+    /// Removes what is over from one table, batch by batch, and counts the rows.
+    async fn clean(
+        &self,
+        table: Table,
+        lock: Option<&Lock>,
+        purged: &mut u64,
+    ) -> Result<Clean, db::Error> {
+        loop {
+            // Others may want it between two batches.
+            let mut conn = self.db.primary().await?;
+            let count = match table {
+                Table::IdempotencyKeys => queries::idempotency_keys(&mut conn, BATCH).await?,
+                Table::Jobs => {
+                    queries::finished_jobs(&mut conn, self.config.job_retention, BATCH).await?
+                }
+                Table::ScheduleTicks => queries::schedule_ticks(&mut conn, BATCH).await?,
+                Table::RefreshTokens => queries::refresh_tokens(&mut conn, BATCH).await?,
+                Table::TokensOfEnded => queries::tokens_of_ended(&mut conn, BATCH).await?,
+                Table::Sessions => queries::sessions(&mut conn, BATCH).await?,
+            };
+            drop(conn);
+            *purged += count;
+            if count < BATCH as u64 {
+                return Ok(Clean::All);
+            }
+            if let Some(lock) = lock
+                && matches!(lock.renew(PURGE_LOCK).await, Ok(false))
+            {
+                return Ok(Clean::LostLock);
+            }
+        }
     }
 
     /// Makes the partitions of months to come, and detaches those that are not to be kept, if that
@@ -139,18 +190,13 @@ impl Upkeep {
 const ANALYZE_LIMIT: Duration = Duration::from_secs(60);
 
 impl Purged {
-    fn is_full(&self) -> bool {
-        let Self { idempotency_keys, jobs, schedule_ticks, sessions, refresh_tokens } = self;
-        [idempotency_keys, jobs, schedule_ticks, sessions, refresh_tokens]
-            .into_iter()
-            .any(|count| *count >= BATCH as u64)
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.idempotency_keys += other.idempotency_keys;
-        self.jobs += other.jobs;
-        self.schedule_ticks += other.schedule_ticks;
-        self.sessions += other.sessions;
-        self.refresh_tokens += other.refresh_tokens;
+    fn of(&mut self, table: Table) -> &mut u64 {
+        match table {
+            Table::IdempotencyKeys => &mut self.idempotency_keys,
+            Table::Jobs => &mut self.jobs,
+            Table::ScheduleTicks => &mut self.schedule_ticks,
+            Table::RefreshTokens | Table::TokensOfEnded => &mut self.refresh_tokens,
+            Table::Sessions => &mut self.sessions,
+        }
     }
 }

@@ -57,13 +57,30 @@ pub(super) async fn schedule_ticks(conn: &mut Conn, limit: i64) -> Result<u64, s
     Ok(done.rows_affected())
 }
 
-/// Those that are over, with their tokens. A revoked one is kept for a day, for whoever looks
+/// The tokens of sessions that are over. One that is used all day has thousands, which would go
+/// with the session by one statement, however long that takes.
+pub(super) async fn tokens_of_ended(conn: &mut Conn, limit: i64) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "delete from refresh_tokens where token_hash in (
+             select t.token_hash from sessions s join refresh_tokens t on t.session_id = s.id
+             where s.expires_at < now() or s.revoked_at < now() - interval '1 day'
+             limit $1 for update of t skip locked
+         )",
+        limit,
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Those that are over and have no tokens left. A revoked one is kept for a day, for whoever looks
 /// into why.
 pub(super) async fn sessions(conn: &mut Conn, limit: i64) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
         "delete from sessions where id in (
-             select id from sessions
-             where expires_at < now() or revoked_at < now() - interval '1 day'
+             select id from sessions s
+             where (expires_at < now() or revoked_at < now() - interval '1 day')
+               and not exists (select from refresh_tokens t where t.session_id = s.id)
              limit $1 for update skip locked
          )",
         limit,

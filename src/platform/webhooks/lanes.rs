@@ -3,9 +3,15 @@
 //! All receivers share the slots of a queue. One that answers quickly may have many of them, and
 //! whoever finds its lane full waits there for a moment. One that does not answer loses its lane
 //! bit by bit, and what it has no room for is put off, so that it leaves the slots to the others.
+//!
+//! Receivers that are not known to be quick are in doubt, and have half of the slots together, however
+//! many they are. Each of them has a place nearly always: by that it shows what it is.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,17 +22,26 @@ use tokio::{
 };
 use uuid::Uuid;
 
-/// Requests to a receiver that nothing is known of: a dozen such at once, none of which answers,
-/// cannot fill a queue of 256.
-const FIRST: usize = 16;
+/// Requests to a receiver that nothing is known of. Each quick answer makes room for one more, so
+/// that it doubles with every round trip.
+const FIRST: usize = 4;
 const MOST: usize = 64;
 const LEAST: usize = 2;
+
+/// Requests to receivers in doubt, all together: half of a queue of 256.
+const MOST_IN_DOUBT: usize = 128;
+
+/// Up to so many a receiver in doubt may have a second one: a hundred receivers still have one each.
+const SEVERAL_IN_DOUBT: usize = 28;
 
 /// A receiver that takes longer is slow.
 const QUICK: Duration = Duration::from_secs(1);
 
 /// How long to wait for a place in the lane of a receiver that is not known to be slow.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Between two that are put off while nothing is known of a receiver's pace.
+const FIRST_PACE: Duration = Duration::from_millis(60);
 
 /// For how long something is put off. The bound is what a receiver that has become well again
 /// may have to wait for.
@@ -36,11 +51,25 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// After this long without a request a receiver is forgotten.
 const FORGET: Duration = Duration::from_secs(600);
 
-pub(super) struct Lanes(Cache<Uuid, Arc<Lane>>);
+pub(super) struct Lanes {
+    lanes: Cache<Uuid, Arc<Lane>>,
+    /// Places of receivers in doubt.
+    in_doubt: Arc<AtomicUsize>,
+}
 
 struct Lane {
     places: Arc<Semaphore>,
+    /// Of its places those that were taken in doubt.
+    in_doubt: AtomicUsize,
     state: Mutex<State>,
+}
+
+/// What a receiver has shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Unknown,
+    Quick,
+    Slow,
 }
 
 struct State {
@@ -48,7 +77,7 @@ struct State {
     width: usize,
     /// Places that go when they are left.
     surplus: usize,
-    is_slow: bool,
+    standing: Standing,
     /// What a place takes a request, divided by the places.
     pace: Duration,
     /// When the last one that was put off will have its turn.
@@ -59,40 +88,69 @@ struct State {
 pub struct Place {
     lane: Arc<Lane>,
     permit: Option<OwnedSemaphorePermit>,
-    since: Instant,
+    /// Kept until the place is left.
+    _doubt: Option<Doubt>,
+    /// When the request was begun, if it was.
+    since: Option<Instant>,
+    is_answered: bool,
+}
+
+/// A place among those of receivers in doubt.
+struct Doubt {
+    lane: Arc<Lane>,
+    all: Arc<AtomicUsize>,
 }
 
 impl Lanes {
     pub(super) fn new() -> Self {
-        Self(Cache::builder().time_to_idle(FORGET).build())
+        let lanes = Cache::builder().time_to_idle(FORGET).build();
+        Self { lanes, in_doubt: Arc::default() }
     }
 
     /// # Errors
     /// There is no room: how long to put it off.
     pub(super) async fn enter(&self, receiver: Uuid) -> Result<Place, Duration> {
-        let lane = self.0.get_with(receiver, || Arc::new(Lane::new()));
+        let lane = self.lanes.get_with(receiver, || Arc::new(Lane::new()));
         let places = lane.places.clone();
         let permit = match places.clone().try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) if lane.state().is_slow => return Err(lane.put_off()),
+            Err(_) if lane.state().standing == Standing::Slow => return Err(lane.put_off()),
             Err(_) => match timeout(PATIENCE, places.acquire_owned()).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(_)) | Err(_) => {
                     // Nobody has left in this time: whoever comes next need not wait as well.
-                    lane.state().is_slow = true;
+                    lane.state().standing = Standing::Slow;
                     return Err(lane.put_off());
                 }
             },
         };
-        Ok(Place { lane, permit: Some(permit), since: Instant::now() })
+        let is_quick = lane.state().standing == Standing::Quick;
+        let doubt = if is_quick { None } else { self.doubt(&lane) };
+        if !is_quick && doubt.is_none() {
+            return Err(lane.put_off());
+        }
+        Ok(Place { lane, permit: Some(permit), _doubt: doubt, since: None, is_answered: false })
+    }
+
+    fn doubt(&self, lane: &Arc<Lane>) -> Option<Doubt> {
+        let is_first = lane.in_doubt.load(Ordering::Relaxed) == 0;
+        let limit = if is_first { MOST_IN_DOUBT } else { SEVERAL_IN_DOUBT };
+        let one_more = |count: usize| (count < limit).then_some(count + 1);
+        self.in_doubt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        lane.in_doubt.fetch_add(1, Ordering::Relaxed);
+        Some(Doubt { lane: lane.clone(), all: self.in_doubt.clone() })
     }
 }
 
 impl Lane {
     fn new() -> Self {
-        let (pace, turn) = (QUICK / FIRST as u32, Instant::now());
-        let state = State { width: FIRST, surplus: 0, is_slow: false, pace, turn };
-        Self { places: Arc::new(Semaphore::new(FIRST)), state: Mutex::new(state) }
+        let (pace, turn) = (FIRST_PACE, Instant::now());
+        let state = State { width: FIRST, surplus: 0, standing: Standing::Unknown, pace, turn };
+        Self {
+            places: Arc::new(Semaphore::new(FIRST)),
+            in_doubt: AtomicUsize::new(0),
+            state: Mutex::new(state),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -116,9 +174,9 @@ impl Lane {
 impl State {
     /// Learns from a request that took `took`: whether there is to be one place more.
     fn learn(&mut self, took: Duration) -> bool {
-        self.is_slow = took > QUICK;
+        self.standing = if took > QUICK { Standing::Slow } else { Standing::Quick };
         let mut is_wider = false;
-        if self.is_slow {
+        if self.standing == Standing::Slow {
             let narrower = (self.width / 2).max(LEAST);
             self.surplus += self.width - narrower;
             self.width = narrower;
@@ -135,10 +193,29 @@ impl State {
     }
 }
 
+impl Place {
+    /// The request is sent from now on.
+    pub(super) fn begin(&mut self) {
+        self.since = Some(Instant::now());
+    }
+
+    /// It has come to its end, whichever.
+    pub(super) fn end(mut self) {
+        self.is_answered = true;
+    }
+
+    /// What there is to learn: nothing from a place that was left without a request, and from a
+    /// request that was given up no more than that it took too long already.
+    fn took(&self) -> Option<Duration> {
+        let took = self.since?.elapsed();
+        (self.is_answered || took > QUICK).then_some(took)
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.lane.state();
-        if state.learn(self.since.elapsed()) {
+        if self.took().is_some_and(|took| state.learn(took)) {
             self.lane.places.add_permits(1);
         }
         if state.surplus > 0 {
@@ -147,6 +224,13 @@ impl Drop for Place {
                 permit.forget();
             }
         }
+    }
+}
+
+impl Drop for Doubt {
+    fn drop(&mut self) {
+        self.lane.in_doubt.fetch_sub(1, Ordering::Relaxed);
+        self.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -164,7 +248,8 @@ mod tests {
 
     /// As if the request had taken so long.
     fn leave(mut place: Place, took: Duration) {
-        place.since = Instant::now().checked_sub(took).unwrap();
+        place.since = Some(Instant::now().checked_sub(took).unwrap());
+        place.end();
     }
 
     #[tokio::test]
@@ -201,5 +286,42 @@ mod tests {
         let (entered, ()) =
             tokio::join!(lanes.enter(quick), async { leave(place, Duration::ZERO) });
         assert!(entered.is_ok());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_learnt_from_what_was_not_sent() {
+        let (lanes, receiver) = (Lanes::new(), Uuid::now_v7());
+        for _ in 0..MOST {
+            drop(lanes.enter(receiver).await.ok().unwrap());
+        }
+        let mut places = fill(&lanes, receiver, FIRST).await;
+        assert!(lanes.enter(receiver).await.is_err(), "it is no wider");
+        // Given up in the middle: it was not quick, and is not known to be slow.
+        places.iter_mut().for_each(Place::begin);
+        drop(places);
+        let _places = fill(&lanes, receiver, FIRST).await;
+        assert!(lanes.enter(receiver).await.is_err(), "it is no wider");
+    }
+
+    #[tokio::test]
+    async fn receivers_in_doubt_have_half_of_the_slots_together() {
+        let lanes = Lanes::new();
+        let mut places = Vec::new();
+        let mut one_each = 0;
+        for _ in 0..200 {
+            let receiver = Uuid::now_v7();
+            let before = places.len();
+            for _ in 0..FIRST {
+                places.extend(lanes.enter(receiver).await.ok());
+            }
+            one_each += usize::from(places.len() > before);
+        }
+        assert_eq!(places.len(), MOST_IN_DOUBT);
+        assert!(one_each >= 100, "{one_each}");
+        // Who has shown to be quick is not among them.
+        leave(places.pop().unwrap(), Duration::from_secs(15));
+        let quick = Uuid::now_v7();
+        leave(lanes.enter(quick).await.ok().unwrap(), Duration::ZERO);
+        fill(&lanes, quick, FIRST + 1).await;
     }
 }

@@ -16,7 +16,7 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::{
-    batches::{Batches, Delivered, Due},
+    batches::{Batches, Delivered, Due, Failed, Recorded},
     lanes::Place,
     signature::Secret,
 };
@@ -85,11 +85,11 @@ impl Webhooks {
         self.lanes.enter(receiver).await
     }
 
-    /// One attempt. `place` is left with it.
+    /// One attempt. `place` is left with it, and learns from it.
     ///
     /// # Errors
     /// The address is refused, or there was no answer in time.
-    pub async fn send(&self, place: Place, message: Message<'_>) -> Result<Answer, Error> {
+    pub async fn send(&self, mut place: Place, message: Message<'_>) -> Result<Answer, Error> {
         let Message { url, id, body, secrets } = message;
         let timestamp = OffsetDateTime::now_utc().unix_timestamp();
         let headers = HeaderMap::from_iter([
@@ -98,8 +98,9 @@ impl Webhooks {
             (WEBHOOK_TIMESTAMP, header_value(&timestamp.to_string())),
             (WEBHOOK_SIGNATURE, header_value(&signatures(secrets, id, timestamp, &body))),
         ]);
+        place.begin();
         let answer = self.client.post(url, headers, body).await;
-        drop(place);
+        place.end();
         let outcome = match &answer {
             Ok(answer) if answer.status.is_success() => "delivered",
             Ok(answer) if answer.status == StatusCode::GONE => "gone",

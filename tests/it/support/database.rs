@@ -50,6 +50,18 @@ impl Database {
         }
     }
 
+    /// From now on nobody waits for a lock for longer than a second, as where the service runs, for
+    /// tests of what happens then. Connections that are open are closed.
+    pub async fn be_impatient(&self) {
+        let mut admin = self.connect().await;
+        let alter =
+            format!("alter role shoal_app in database {} set lock_timeout = '1s'", self.name);
+        admin.execute(AssertSqlSafe(alter)).await.unwrap();
+        let close = "select pg_terminate_backend(pid) from pg_stat_activity
+            where datname = current_database() and usename = 'shoal_app'";
+        admin.execute(close).await.unwrap();
+    }
+
     async fn admin(&self) -> PgConnection {
         PgConnection::connect(&self.topology.superuser_url("postgres")).await.unwrap()
     }

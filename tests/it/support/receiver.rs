@@ -15,6 +15,7 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
+use time::OffsetDateTime;
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use uuid::Uuid;
 
@@ -26,6 +27,8 @@ pub struct Received {
     pub id: Uuid,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// By the clock that Postgres has as well.
+    pub at: OffsetDateTime,
     /// How many requests of this path and id there were before.
     pub before: usize,
 }
@@ -118,7 +121,8 @@ async fn take(
     let received = {
         let mut all = shared.received.lock().unwrap();
         let before = all.iter().filter(|other| other.id == id && other.path == path).count();
-        let received = Received { path, id, headers, body, before };
+        let at = OffsetDateTime::now_utc();
+        let received = Received { path, id, headers, body, at, before };
         all.push(received.clone());
         received
     };

@@ -1,7 +1,7 @@
 //! Jobs of webhooks: one for events that were passed on together, which finds out who is told of
 //! them, and one per delivery.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -10,24 +10,29 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
-use super::{
-    super::model::RESOURCES,
-    Body,
-    queries::{self, FailedAttempt},
-    wait_after,
-};
+use super::{super::model::RESOURCES, Body, queries, wait_after};
 use crate::{
     platform::{
         db::{self, Db},
         events::Event,
         jobs::{Ask, Failure, Job, Lease, NewJob, Queue, Registry, enqueue_all},
-        webhooks::{Delivered, Due, Message, Secret},
+        webhooks::{Delivered, Due, Failed, Message, Recorded, Secret},
     },
     state::AppState,
 };
 
 /// Most of them wait for somebody else's server.
 const WEBHOOKS: Queue = Queue { name: "webhooks", concurrency: 256 };
+
+/// Apart, so that no receiver keeps others from being told of an event. Two, so that the next is
+/// read while one waits for its commit.
+const FAN_OUT: Queue = Queue { name: "webhooks_fan_out", concurrency: 2 };
+
+/// Deliveries that one transaction makes, at most: far fewer than time out.
+const MOST_AT_ONCE: usize = 2_000;
+
+/// Before a receiver that wants no more is asked again, because nobody could write that down.
+const UNRECORDED_WAIT: Duration = Duration::from_secs(600);
 
 /// How often what ended long ago is deleted, and how much of it by one statement.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -60,35 +65,45 @@ impl FanOut {
 impl Job for FanOut {
     type State = AppState;
     const KIND: &'static str = "webhooks.fan_out";
-    const QUEUE: &'static Queue = &WEBHOOKS;
-    /// Before the deliveries that wait, so that none waits for the sake of others' receivers.
-    const PRIORITY: i16 = 1;
+    const QUEUE: &'static Queue = &FAN_OUT;
     /// To lose one is to lose deliveries: until whatever is wrong is mended.
     const MAX_ATTEMPTS: i16 = 200;
 
     async fn run(self, app: &AppState, _: &Lease) -> Result<(), Failure> {
         // Nobody asks for most events, which takes no transaction to find out.
-        let events = queries::find_asked_for(&mut app.db.primary().await?, &self.event_ids).await?;
+        let mut conn = app.db.primary().await?;
+        let events = queries::find_asked_for(&mut conn, &self.event_ids).await?;
         if events.is_empty() {
             return Ok(());
         }
-        let mut tx = app.db.begin().await?;
-        // No lease is held: of two that do this, one finds that there is nothing to insert.
-        let inserted = queries::fan_out(&mut tx, &events, &bodies(&events)?).await?;
-        let events: HashMap<Uuid, &Event> = events.iter().map(|event| (event.id, event)).collect();
-        let mut jobs = Vec::with_capacity(inserted.len());
-        for new in inserted {
-            let job = Deliver { delivery: new.id, endpoint: new.endpoint_id, round: 1 };
-            let job = NewJob::new(&job)?;
-            jobs.push(match events.get(&new.event_id) {
-                Some(event) => job.caused_by(event),
-                None => job,
-            });
+        let endpoints = queries::count_enabled(&mut conn).await?.max(1);
+        drop(conn);
+        let at_once = MOST_AT_ONCE / usize::try_from(endpoints).unwrap_or(MOST_AT_ONCE);
+        for some in events.chunks(at_once.max(1)) {
+            make_deliveries(&app.db, some).await?;
         }
-        enqueue_all(&mut tx, &jobs).await?;
-        tx.commit().await?;
         Ok(())
     }
+}
+
+/// No lease is held: of two that do this, one finds that there is nothing to insert.
+async fn make_deliveries(db: &Db, events: &[Event]) -> Result<(), Failure> {
+    let bodies = bodies(events)?;
+    let mut tx = db.begin().await?;
+    let inserted = queries::fan_out(&mut tx, events, &bodies).await?;
+    let events: HashMap<Uuid, &Event> = events.iter().map(|event| (event.id, event)).collect();
+    let mut jobs = Vec::with_capacity(inserted.len());
+    for new in inserted {
+        let job = Deliver { delivery: new.id, endpoint: new.endpoint_id, round: 1 };
+        let job = NewJob::new(&job)?;
+        jobs.push(match events.get(&new.event_id) {
+            Some(event) => job.caused_by(event),
+            None => job,
+        });
+    }
+    enqueue_all(&mut tx, &jobs).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// What is sent of each event.
@@ -128,8 +143,8 @@ impl Job for Deliver {
             // another, and when.
             return Err(Failure::Postpone(Duration::from_secs_f64(due.wait)));
         }
-        if due.is_disabled {
-            return self.failed(app, due.attempts, Attempt::ended("the webhook is disabled")).await;
+        if let Some(why) = due.ended {
+            return self.failed(app, due.attempts, Attempt::ended(&why)).await;
         }
         let Due { body, attempts, url, secret, previous_secret, .. } = due;
         let Ok(url) = Url::parse(&url) else {
@@ -165,13 +180,20 @@ impl Job for Deliver {
 
 fn record_delivered(
     db: Db,
-    delivered: Vec<Delivered>,
+    delivered: Arc<[Delivered]>,
 ) -> BoxFuture<'static, Result<Vec<()>, db::Error>> {
     async move {
         queries::record_delivered(&mut db.primary().await?, &delivered).await?;
         Ok(delivered.iter().map(|_| ()).collect())
     }
     .boxed()
+}
+
+fn record_failed(
+    db: Db,
+    failed: Arc<[Failed]>,
+) -> BoxFuture<'static, Result<Vec<Recorded>, db::Error>> {
+    async move { Ok(queries::record_failed(&mut db.primary().await?, &failed).await?) }.boxed()
 }
 
 /// How an attempt failed.
@@ -194,18 +216,24 @@ impl Deliver {
     /// not ours to mend, and its row tells of it.
     async fn failed(&self, app: &AppState, attempts: i16, attempt: Attempt) -> Result<(), Failure> {
         let Attempt { status, error, wait, is_gone } = attempt;
-        let failed = FailedAttempt {
+        let failed = Failed {
             id: self.delivery,
             round: self.round,
             attempts,
             status,
-            error: &error,
+            error: error.clone(),
             wait: wait.map(|wait| wait.as_secs_f64()),
             is_gone,
         };
-        let recorded = {
-            let mut conn = app.db.primary().await?;
-            queries::record_failure(&mut conn, &failed).await?
+        let recorded = match app.webhooks.batches.failed.call(&app.db, failed, record_failed).await
+        {
+            Ok(recorded) => recorded,
+            // It is not written down that there was an attempt: at least its receiver is left alone
+            // for as long as it asked for.
+            Err(Failure::Retry { why, .. }) => {
+                return Err(Failure::Retry { why, after: wait.or(Some(UNRECORDED_WAIT)) });
+            }
+            Err(failure) => return Err(failure),
         };
         if let Some(reason) = recorded.disabled {
             tracing::warn!(webhook = %self.endpoint, reason, "a webhook is disabled");

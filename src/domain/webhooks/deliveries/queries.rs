@@ -6,7 +6,7 @@ use super::super::model::{Delivery, State};
 use crate::platform::{
     db::Conn,
     events::Event,
-    webhooks::{Delivered, Due},
+    webhooks::{Delivered, Due, Failed, Recorded},
 };
 
 /// Those of the events that an endpoint asks for.
@@ -27,6 +27,15 @@ pub(super) async fn find_asked_for(
         ids,
     )
     .fetch_all(conn)
+    .await
+}
+
+/// How many endpoints there are to ask for an event.
+pub(super) async fn count_enabled(conn: &mut Conn) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "count!" from webhook_endpoints where disabled_at is null"#,
+    )
+    .fetch_one(conn)
     .await
 }
 
@@ -128,20 +137,30 @@ pub(in crate::domain::webhooks) async fn list_page(
     before: Uuid,
     limit: i64,
 ) -> Result<Vec<Delivery>, sqlx::Error> {
-    sqlx::query_as!(
-        Delivery,
-        r#"select id, event_id, event_type, state as "state: State", attempts, response_status,
-                  error, last_attempt_at, next_attempt_at, created_at
-           from webhook_deliveries
-           where endpoint_id = $1 and event_id < $2 and ($3::text is null or state = $3)
-           order by event_id desc limit $4"#,
-        endpoint_id,
-        before,
-        state as _,
-        limit,
-    )
-    .fetch_all(conn)
-    .await
+    // One statement per filter: the failed have an index of their own, whose condition has to stand
+    // in the text, and else thirty days would be read to find none.
+    macro_rules! page {
+        ($filter:literal $(, $argument:expr)*) => {
+            sqlx::query_as!(
+                Delivery,
+                r#"select id, event_id, event_type, state as "state: State", attempts,
+                          response_status, error, last_attempt_at, next_attempt_at, created_at
+                   from webhook_deliveries
+                   where endpoint_id = $1 and event_id < $2"# + $filter + r#"
+                   order by event_id desc limit $3"#,
+                endpoint_id,
+                before,
+                limit $(, $argument)*
+            )
+            .fetch_all(conn)
+            .await
+        };
+    }
+    match state {
+        None => page!(""),
+        Some(State::Failed) => page!(" and error is not null and state = 'failed'"),
+        Some(state) => page!(" and state = $4", state as _),
+    }
 }
 
 /// What attempts need, in the order of `wanted`. `None` where there is nothing left to do in the
@@ -154,14 +173,15 @@ pub(super) async fn find_due(
     let rows = sqlx::query!(
         r#"select w.place as "place!", d.body, d.attempts,
                   greatest(extract(epoch from d.next_attempt_at - now()), 0)::float8 as "wait!",
-                  e.url, e.secret,
+                  case when e.id is null then 'the webhook was deleted'
+                       when e.disabled_at is not null then 'the webhook is disabled' end as ended,
+                  e.url as "url?", e.secret as "secret?",
                   case when e.previous_secret_expires_at > now() then e.previous_secret end
-                      as previous_secret,
-                  e.disabled_at is not null as "is_disabled!"
+                      as previous_secret
            from unnest($1::uuid[], $2::int[]) with ordinality as w (id, round, place)
            join webhook_deliveries d
                on d.id = w.id and d.round = w.round and d.state = 'pending'
-           join webhook_endpoints e on e.id = d.endpoint_id"#,
+           left join webhook_endpoints e on e.id = d.endpoint_id"#,
         &ids,
         &rounds,
     )
@@ -175,10 +195,10 @@ pub(super) async fn find_due(
                 body: row.body,
                 attempts: row.attempts,
                 wait: row.wait,
-                url: row.url,
-                secret: row.secret,
+                ended: row.ended,
+                url: row.url.unwrap_or_default(),
+                secret: row.secret.unwrap_or_default(),
                 previous_secret: row.previous_secret,
-                is_disabled: row.is_disabled,
             });
         }
     }
@@ -227,78 +247,88 @@ pub(super) async fn record_delivered(
     Ok(())
 }
 
-/// An attempt that failed.
-pub(super) struct FailedAttempt<'a> {
-    pub(super) id: Uuid,
-    pub(super) round: i32,
-    /// Attempts there were before.
-    pub(super) attempts: i16,
-    pub(super) status: Option<i16>,
-    pub(super) error: &'a str,
-    /// Seconds until the next; `None` if there is to be none.
-    pub(super) wait: Option<f64>,
-    /// The receiver wants no more of them.
-    pub(super) is_gone: bool,
-}
-
-/// What recording it has led to.
-pub(super) struct Recorded {
-    /// Not if another worker has recorded this attempt.
-    pub(super) is_recorded: bool,
-    /// Why the endpoint is disabled from now on.
-    pub(super) disabled: Option<String>,
-}
-
-/// Records a failure, and disables an endpoint that wants no more, or for which nothing has
-/// succeeded for 5 days. The delivery is locked first, and then its endpoint, as by everybody.
-pub(super) async fn record_failure(
+/// Records failures, and disables endpoints that want no more, or for which nothing has succeeded
+/// for 5 days. What came of each, in the order of `failed`. Locks as [`record_delivered`] does.
+pub(super) async fn record_failed(
     conn: &mut Conn,
-    attempt: &FailedAttempt<'_>,
-) -> Result<Recorded, sqlx::Error> {
-    sqlx::query_as!(
-        Recorded,
-        r#"with recorded as (
-               update webhook_deliveries
-               set state = case when $6::float8 is null then 'failed' else 'pending' end,
-                   attempts = attempts + 1, response_status = $4, error = $5,
-                   last_attempt_at = now(), next_attempt_at = now() + make_interval(secs => $6)
-               where id = $1 and round = $2 and attempts = $3 and state = 'pending'
-               returning endpoint_id
-           ), failing as (
+    failed: &[Failed],
+) -> Result<Vec<Recorded>, sqlx::Error> {
+    let ids: Vec<Uuid> = failed.iter().map(|one| one.id).collect();
+    let rounds: Vec<i32> = failed.iter().map(|one| one.round).collect();
+    let attempts: Vec<i16> = failed.iter().map(|one| one.attempts).collect();
+    let statuses: Vec<Option<i16>> = failed.iter().map(|one| one.status).collect();
+    let errors: Vec<&str> = failed.iter().map(|one| one.error.as_str()).collect();
+    let waits: Vec<Option<f64>> = failed.iter().map(|one| one.wait).collect();
+    let gone: Vec<bool> = failed.iter().map(|one| one.is_gone).collect();
+    let rows = sqlx::query!(
+        r#"with locked as materialized (
+               select d.id, o.place, o.status, o.error, o.wait, o.is_gone
+               from unnest($1::uuid[], $2::int[], $3::smallint[], $4::smallint[], $5::text[],
+                           $6::float8[], $7::bool[]) with ordinality
+                   as o (id, round, attempts, status, error, wait, is_gone, place)
+               join webhook_deliveries d
+                   on d.id = o.id and d.round = o.round and d.attempts = o.attempts
+                   and d.state = 'pending'
+               order by d.id for no key update of d
+           ), recorded as (
+               update webhook_deliveries d
+               set state = case when l.wait is null then 'failed' else 'pending' end,
+                   attempts = attempts + 1, response_status = l.status, error = l.error,
+                   last_attempt_at = now(), next_attempt_at = now() + make_interval(secs => l.wait)
+               from locked l where d.id = l.id
+               returning d.endpoint_id, l.place, l.is_gone
+           ), of_endpoints as materialized (
+               select endpoint_id, min(place) as place, bool_or(is_gone) as is_gone
+               from recorded group by endpoint_id
+           ), failing as materialized (
+               select e.id, o.place, o.is_gone
+               from of_endpoints o join webhook_endpoints e on e.id = o.endpoint_id
+               where e.disabled_at is null
+                 and (o.is_gone or e.failing_since is null
+                      or e.failing_since < now() - interval '5 days')
+               order by e.id for no key update of e
+           ), told as (
                update webhook_endpoints e
                set failing_since = coalesce(failing_since, now()),
-                   disabled_at = case when $7::bool or failing_since < now() - interval '5 days'
+                   disabled_at = case when f.is_gone or failing_since < now() - interval '5 days'
                        then now() end,
-                   disabled_reason = case when $7 then 'gone'
+                   disabled_reason = case when f.is_gone then 'gone'
                        when failing_since < now() - interval '5 days' then 'failing' end,
                    version = version + 1
-               from recorded r
-               where e.id = r.endpoint_id and e.disabled_at is null
-                 and ($7 or e.failing_since is null
-                      or e.failing_since < now() - interval '5 days')
-               returning e.disabled_reason
+               from failing f where e.id = f.id
+               returning f.place, e.disabled_reason
            )
-           select exists (select from recorded) as "is_recorded!",
-                  (select disabled_reason from failing) as disabled"#,
-        attempt.id,
-        attempt.round,
-        attempt.attempts,
-        attempt.status,
-        attempt.error,
-        attempt.wait,
-        attempt.is_gone,
+           select r.place as "place!", t.disabled_reason as "disabled?"
+           from recorded r left join told t on t.place = r.place"#,
+        &ids,
+        &rounds,
+        &attempts,
+        &statuses as &[Option<i16>],
+        &errors as &[&str],
+        &waits as &[Option<f64>],
+        &gone,
     )
-    .fetch_one(conn)
-    .await
+    .fetch_all(conn)
+    .await?;
+    let mut recorded: Vec<Recorded> = failed.iter().map(|_| Recorded::default()).collect();
+    for row in rows {
+        let place = usize::try_from(row.place - 1).ok().and_then(|place| recorded.get_mut(place));
+        if let Some(place) = place {
+            *place = Recorded { is_recorded: true, disabled: row.disabled };
+        }
+    }
+    Ok(recorded)
 }
 
-/// Deletes what was ended more than 30 days ago, at most `limit`: how many there were. What is about
-/// to be delivered again is locked, and left.
+/// Deletes what was ended more than 30 days ago, and what has waited in vain for as long, at most
+/// `limit`: how many there were. What is about to be delivered again is locked, and left.
 pub(super) async fn purge(conn: &mut Conn, limit: i64) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
         "delete from webhook_deliveries where id in (
              select id from webhook_deliveries
-             where created_at < now() - interval '30 days' and state <> 'pending'
+             where created_at < now() - interval '30 days'
+               -- One that is to be delivered again is due at a time of now; the other's job is lost.
+               and (state <> 'pending' or next_attempt_at < now() - interval '30 days')
              limit $1 for update skip locked
          )",
         limit,
