@@ -34,6 +34,12 @@ const REPORTS: [&str; 5] = [
     "/v1/reports/top-products",
 ];
 
+/// Whose bodies may be files.
+const FILES: [&str; 2] = ["/v1/users/me/avatar", "/v1/products/{id}/image"];
+
+/// Which looks at a file, however large.
+const COMPLETE_UPLOAD: &str = "/v1/uploads/{id}/complete";
+
 /// The routes of every resource.
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -62,7 +68,11 @@ pub fn work() -> Registry<AppState> {
 
 /// Who goes first while there is more to do than can be done in time.
 pub fn priority(method: &Method, route: &str) -> Priority {
-    if !method.is_safe() {
+    if takes_file(method, route) || route == COMPLETE_UPLOAD {
+        // As long as the file is large, which says nothing about the others; and what was sent is
+        // there, or with the client, when it comes back.
+        Priority::Report
+    } else if !method.is_safe() {
         Priority::Write
     } else if REPORTS.contains(&route) {
         Priority::Report
@@ -71,17 +81,28 @@ pub fn priority(method: &Method, route: &str) -> Priority {
     }
 }
 
+/// Whether the body may be a file, which takes longer to come than a few words.
+pub fn takes_file(method: &Method, route: &str) -> bool {
+    method == Method::PUT && FILES.contains(&route)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_report_is_a_route() {
+    fn every_report_and_every_file_is_a_route() {
         let paths = routes().to_openapi().paths.paths;
         for report in REPORTS {
             assert!(paths.contains_key(report), "{report}");
             assert_eq!(priority(&Method::GET, report), Priority::Report);
         }
+        for file in FILES {
+            assert!(paths.contains_key(file), "{file}");
+            assert_eq!(priority(&Method::PUT, file), Priority::Report);
+        }
+        assert!(paths.contains_key(COMPLETE_UPLOAD));
+        assert_eq!(priority(&Method::POST, COMPLETE_UPLOAD), Priority::Report);
         assert_eq!(priority(&Method::DELETE, "/v1/auth/sessions"), Priority::Write);
         assert_eq!(priority(&Method::GET, "/v1/orders/{id}"), Priority::Read);
     }

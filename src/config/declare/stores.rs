@@ -107,7 +107,7 @@ pub(super) fn declare_storage(env: &mut Env<'_>) -> Option<storage::Config> {
         "SHOAL_S3_TIMEOUT_MS",
         "2000",
         "how long S3 may take over one call; all that a request asks of it takes hardly longer",
-        millis,
+        millis(1..=MINUTE_MS),
     );
     let calls = env.or_default(
         "SHOAL_S3_CALLS",
