@@ -47,7 +47,8 @@ fn picture(bytes: &[u8], at: usize) -> Result<(Layout, usize), Refusal> {
         match marker {
             // Frame headers, of which there are many kinds; three numbers in between are others.
             0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
-                if layout.replace(frame(marker, segment)?).is_some() {
+                let before = layout.replace(frame(marker, segment)?);
+                if before.is_some() {
                     return Err(Refusal::Damaged("it has two headers"));
                 }
             }
