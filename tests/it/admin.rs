@@ -177,6 +177,40 @@ async fn a_paused_queue_goes_on_when_it_is_resumed() {
     until(async || fleet.database.number(left).await == 0).await;
 }
 
+/// What came twice is answered twice and done once, whatever has happened in between.
+#[tokio::test]
+async fn what_is_asked_for_again_by_its_key_is_not_done_again() {
+    let fleet = Fleet::one().await;
+    let admin = fleet.admin().await;
+    let id = filled(&fleet).await;
+    let again = async |path: &str, key: &str| {
+        let reply = admin.post_with_key(path, key, &json!({})).await;
+        (reply.header("idempotency-replayed").to_owned(), reply.expect(200))
+    };
+    let (pause, resume) = ("/v1/admin/queues/orders/pause", "/v1/admin/queues/orders/resume");
+    let (fresh, paused) = again(pause, "p").await;
+    assert_eq!((fresh.as_str(), &paused["paused"]), ("", &json!(true)));
+    assert_eq!(again(resume, "r").await.1["paused"], false);
+    assert_eq!(again(pause, "p").await, ("true".to_owned(), paused));
+    assert_eq!(fleet.database.number("select count(*) from paused_queues").await, 0);
+    again(pause, "another").await;
+    assert_eq!(again(resume, "r").await.1["paused"], false);
+    assert_eq!(fleet.database.number("select count(*) from paused_queues").await, 1);
+
+    let dead = id("dead");
+    let retry = format!("/v1/admin/jobs/{dead}/retry");
+    let discard = format!("/v1/admin/jobs/{dead}/discard");
+    let (_, retried) = again(&retry, "retry").await;
+    let (_, discarded) = again(&discard, "discard").await;
+    assert_eq!(again(&retry, "retry").await.1, retried);
+    let is_discarded = "select count(*) from jobs where state = 'discarded'";
+    // The other one was before.
+    assert_eq!(fleet.database.number(is_discarded).await, 2);
+    again(&retry, "retry it anew").await;
+    assert_eq!(again(&discard, "discard").await.1, discarded);
+    assert_eq!(fleet.database.number(is_discarded).await, 1);
+}
+
 /// The command line, with nothing but the database.
 #[tokio::test]
 async fn the_command_line_does_the_same() {

@@ -17,7 +17,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::support::{Client, Fleet, pgbouncer, topology, unique, until};
+use crate::{
+    pool::{cancel_after, is_in_transaction},
+    support::{Client, Fleet, pgbouncer, topology, unique, until},
+};
 
 /// Queries that PgBouncer has passed on so far: each is one round trip.
 async fn queries(console: &mut PgConnection, database: &str) -> u64 {
@@ -205,6 +208,24 @@ async fn a_commit_that_fails_is_no_commit() {
     let failed = tx.commit().await.unwrap_err();
     assert!(matches!(failed, Error::Bug(_)), "{failed:?}");
     assert_eq!(fleet.database.number("select count(*) from users").await, 0);
+}
+
+/// Nobody waits for the answer any more, and the next borrower must not get it.
+#[tokio::test]
+async fn a_cancelled_commit_leaves_a_clean_connection() {
+    let fleet = Fleet::of(1).set("SHOAL_DB_POOL_SIZE", "1").start().await;
+    at_commit(&mut fleet.database.connect().await, "perform pg_sleep(0.005)").await;
+    let db = &fleet.app().db;
+    for polls in 1..12 {
+        let mut tx = db.begin().await.unwrap();
+        let email = format!("{polls}@shoal.test");
+        sqlx::query(INSERT).bind(email).execute(&mut *tx).await.unwrap();
+        cancel_after(polls, async { drop(tx.commit().await.unwrap()) }).await;
+        let mut conn = db.primary().await.unwrap();
+        let answer: i32 = sqlx::query_scalar("select 42").fetch_one(&mut conn).await.unwrap();
+        assert_eq!(answer, 42, "cut after {polls} polls");
+        assert!(!is_in_transaction(&mut conn).await, "cut after {polls} polls");
+    }
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ mod operations;
 mod orders;
 mod overload;
 mod payments;
+mod payments_races;
 mod plans;
 mod pool;
 mod products;

@@ -8,66 +8,62 @@ use uuid::Uuid;
 use crate::support::{Client, Cluster, Database, Fleet, metric, until};
 
 /// A shop with a worker and a provider.
-struct Shop {
-    fleet: Fleet,
-    provider: Provider,
-    admin: Client,
-    customer: Client,
+pub struct Shop {
+    pub fleet: Fleet,
+    pub provider: Provider,
+    pub admin: Client,
+    pub customer: Client,
 }
 
 impl Shop {
-    async fn open() -> Self {
-        Self::with_timeout("10000").await
+    pub async fn open() -> Self {
+        Self::with("SHOAL_PAYMENTS_TIMEOUT_MS", "10000").await
     }
 
-    /// One that waits this many milliseconds for the provider.
-    async fn with_timeout(timeout: &str) -> Self {
+    /// One with a setting of its own.
+    pub async fn with(name: &str, value: &str) -> Self {
         let provider = Provider::start().unwrap();
-        let fleet = Fleet::of(1)
-            .with_workers()
-            .set("SHOAL_PAYMENTS_URL", &provider.url())
-            .set("SHOAL_PAYMENTS_TIMEOUT_MS", timeout)
-            .start()
-            .await;
+        let builder = Fleet::of(1).with_workers().set("SHOAL_PAYMENTS_URL", &provider.url());
+        let fleet = builder.set(name, value).start().await;
         let (admin, customer) = (fleet.admin().await, fleet.client.register().await);
         Self { fleet, provider, admin, customer }
     }
 
     /// The only charge for an order.
-    fn charge(&self, order: Uuid) -> Charge {
+    pub fn charge(&self, order: Uuid) -> Charge {
         let charges = self.provider.charges(order);
         assert_eq!(charges.len(), 1, "{charges:?}");
         charges[0].clone()
     }
 
-    async fn payment(&self, order: Uuid) -> Value {
+    pub async fn payment(&self, order: Uuid) -> Value {
         self.customer.get(&format!("/v1/orders/{order}/payment")).await.expect(200)
     }
 
-    async fn cancel(&self, order: Uuid) {
+    pub async fn cancel(&self, order: Uuid) {
         self.customer.post(&format!("/v1/orders/{order}/cancel"), &json!({})).await.expect(200);
     }
 }
 
-async fn place(customer: &Client, product: Uuid, key: &str) -> Uuid {
+pub async fn place(customer: &Client, product: Uuid, key: &str) -> Uuid {
     let order = customer.place_order(key, &[(product, 2)]).await.expect(201);
     order["id"].as_str().unwrap().parse().unwrap()
 }
 
-async fn until_status(client: &Client, order: Uuid, status: &str) {
+pub async fn until_status(client: &Client, order: Uuid, status: &str) {
     let path = format!("/v1/orders/{order}");
     until(async || client.get(&path).await.expect(200)["status"] == status).await;
 }
 
 /// The types of an order's events.
-async fn trail(client: &Client, order: Uuid) -> Vec<String> {
+pub async fn trail(client: &Client, order: Uuid) -> Vec<String> {
     let trail = client.get(&format!("/v1/orders/{order}/events")).await.expect(200);
     let types = trail["data"].as_array().unwrap().iter();
     types.map(|event| event["type"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Until no job is left that will ever be begun.
-async fn until_idle(database: &Database) {
+pub async fn until_idle(database: &Database) {
     let left = "select count(*) + (select count(*) from outbox) from jobs
         where state not in ('completed', 'dead')";
     until(async || database.number(left).await == 0).await;
@@ -117,7 +113,7 @@ async fn what_costs_nothing_is_paid_without_the_provider() {
 
 #[tokio::test]
 async fn whatever_the_provider_answers_an_order_is_charged_for_once() {
-    let shop = Shop::with_timeout("300").await;
+    let shop = Shop::with("SHOAL_PAYMENTS_TIMEOUT_MS", "300").await;
     let product = shop.admin.create_product(50, 1_050).await;
     let turns = [
         Turn::DoesAndFails(500),

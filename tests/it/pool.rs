@@ -14,7 +14,7 @@ async fn fleet() -> Fleet {
 }
 
 /// Polls a future a few times and drops it, as a client does that hangs up.
-async fn cancel_after(polls: usize, future: impl Future<Output = ()>) {
+pub async fn cancel_after(polls: usize, future: impl Future<Output = ()>) {
     let mut future = pin!(future);
     for _ in 0..polls {
         if let Poll::Ready(()) = futures::poll!(future.as_mut()) {
@@ -25,7 +25,7 @@ async fn cancel_after(polls: usize, future: impl Future<Output = ()>) {
 }
 
 /// Within a transaction, time stands still.
-async fn is_in_transaction(conn: &mut Conn) -> bool {
+pub async fn is_in_transaction(conn: &mut Conn) -> bool {
     let now = "select now()::text";
     let first: String = sqlx::query_scalar(now).fetch_one(&mut *conn).await.unwrap();
     let second: String = sqlx::query_scalar(now).fetch_one(&mut *conn).await.unwrap();

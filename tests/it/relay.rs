@@ -121,6 +121,22 @@ async fn every_event_becomes_one_job_however_many_relays_there_are() {
     assert_eq!(fleet.database.number("select count(*) from outbox").await, 0);
 }
 
+/// What another relay is about to pass on is left to it.
+#[tokio::test]
+async fn a_relay_waits_for_nobody() {
+    let fleet = Fleet::of(1).start().await;
+    let bench = Bench::default();
+    tell(fleet.app(), 1).await;
+    let mut other = fleet.database.connect().await;
+    sqlx::Executor::execute(&mut other, "begin; select from outbox for update").await.unwrap();
+    tell(fleet.app(), 1).await;
+    let worker = Running::beside(&fleet.replicas[0], &bench, SOON);
+    until(async || bench.runs() == 1).await;
+    sqlx::Executor::execute(&mut other, "rollback").await.unwrap();
+    until(async || bench.runs() == 2).await;
+    worker.stop().await;
+}
+
 #[tokio::test]
 async fn a_worker_is_woken_by_what_another_process_commits() {
     let fleet = Fleet::of(2).start().await;

@@ -55,6 +55,7 @@ async fn converse(connection: TcpStream, shared: &Shared) -> io::Result<()> {
         };
         match turn {
             Turn::Slow(delay) => tokio::time::sleep(delay).await,
+            Turn::Held => shared.let_go.notified().await,
             Turn::Mistaken => answer["reference"] = Uuid::now_v7().to_string().into(),
             Turn::Silent => {
                 // Until the client hangs up.

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use book::{Charge, Status};
@@ -42,6 +43,8 @@ pub enum Turn {
     Chatty,
     /// Does it, and says so twice.
     Twice,
+    /// Does it, and says so once [`Provider::go_on`] lets it: of several the first.
+    Held,
     /// Does it, and never says a word.
     Silent,
     /// Does it, and tells of another order.
@@ -50,7 +53,11 @@ pub enum Turn {
 
 /// What connections share.
 #[derive(Clone, Default)]
-struct Shared(Arc<Mutex<State>>);
+struct Shared {
+    state: Arc<Mutex<State>>,
+    /// Notified once for each answer that is let go.
+    let_go: Arc<Notify>,
+}
 
 #[derive(Default)]
 struct State {
@@ -62,7 +69,7 @@ struct State {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,6 +110,11 @@ impl Provider {
     /// All others are taken like this.
     pub fn always(&self, turn: Turn) {
         self.shared.lock().usual = Some(turn);
+    }
+
+    /// Lets one answer go that is [`Turn::Held`].
+    pub fn go_on(&self) {
+        self.shared.let_go.notify_one();
     }
 
     /// The charges for an order: one per idempotency key.

@@ -31,4 +31,11 @@ mod tests {
             assert!((0.8..1.2).contains(&delay), "{attempt}: {delay}");
         }
     }
+
+    #[test]
+    fn what_failed_together_comes_back_apart() {
+        let delays: Vec<f64> = (0..200).map(|_| exponential(1).as_secs_f64()).collect();
+        assert!(delays.iter().any(|delay| *delay < 0.95), "{delays:?}");
+        assert!(delays.iter().any(|delay| *delay > 1.05), "{delays:?}");
+    }
 }

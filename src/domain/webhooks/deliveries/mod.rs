@@ -42,6 +42,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_failed_together_is_not_sent_again_together() {
+        let wait = || wait_after(2, None).unwrap().as_secs_f64() / 300.0;
+        let waits: Vec<f64> = (0..200).map(|_| wait()).collect();
+        assert!(waits.iter().any(|wait| *wait < 0.95), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait > 1.05), "{waits:?}");
+    }
+
+    #[test]
     fn waits_as_recommended_and_no_less_than_asked_for() {
         for (attempt, seconds) in (1..).zip(WAITS) {
             let wait = wait_after(attempt, None).unwrap().as_secs_f64() / seconds as f64;
