@@ -220,7 +220,10 @@ async fn a_cancelled_commit_leaves_a_clean_connection() {
         let mut tx = db.begin().await.unwrap();
         let email = format!("{polls}@shoal.test");
         sqlx::query(INSERT).bind(email).execute(&mut *tx).await.unwrap();
-        cancel_after(polls, async { drop(tx.commit().await.unwrap()) }).await;
+        let commit = async {
+            tx.commit().await.unwrap();
+        };
+        cancel_after(polls, commit).await;
         let mut conn = db.primary().await.unwrap();
         let answer: i32 = sqlx::query_scalar("select 42").fetch_one(&mut conn).await.unwrap();
         assert_eq!(answer, 42, "cut after {polls} polls");

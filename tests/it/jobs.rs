@@ -221,9 +221,10 @@ async fn a_job_that_holds_its_lease_is_not_in_the_way() {
     let worker = crew.worker();
     crew.enqueue(&gated("held")).await;
     crew.until(BEGUN, 1).await;
-    // What `Lease::hold` takes.
-    let mut holder = crew.db.begin().await.unwrap();
-    sqlx::query("select from jobs for no key update").execute(&mut *holder).await.unwrap();
+    // What `Lease::hold` takes; nor is this one ended for being idle.
+    let mut holder = crew.database.connect().await;
+    let hold = "begin; select from jobs for no key update";
+    sqlx::Executor::execute(&mut holder, hold).await.unwrap();
     crew.enqueue(&gated("beside")).await;
     crew.until(BEGUN, 2).await;
     let renewed = "select count(*) from jobs where args->>'name' = 'beside'
@@ -231,7 +232,7 @@ async fn a_job_that_holds_its_lease_is_not_in_the_way() {
     crew.until(renewed, 1).await;
     crew.open("beside").await;
     crew.until(COMPLETED, 1).await;
-    drop(holder);
+    sqlx::Executor::execute(&mut holder, "rollback").await.unwrap();
     // Nor did its worker think that it was lost.
     crew.open("held").await;
     crew.until(COMPLETED, 2).await;

@@ -26,6 +26,7 @@ mod hostile;
 mod idempotency;
 mod job_plans;
 mod job_processes;
+mod job_rows;
 mod jobs;
 mod limits;
 mod locks;
