@@ -276,6 +276,8 @@ async fn the_time_of_a_job_bounds_its_statements() {
         and query like '%pg_sleep(3600)%' and state = 'active' and pid <> pg_backend_pid()";
     crew.until(asleep, 0).await;
     worker.stop().await;
+    let limit = crew.database.number("select name::bigint from done").await;
+    assert!((1..=500).contains(&limit), "{limit} ms");
 }
 
 #[tokio::test]

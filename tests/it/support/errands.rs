@@ -258,7 +258,8 @@ impl Job for Panicking {
     }
 }
 
-/// Asks Postgres for what takes longer than it has.
+/// Says how long its statements may take, in milliseconds, and asks Postgres for what takes longer
+/// than it has.
 #[derive(Serialize, Deserialize)]
 pub struct LongQuery {}
 
@@ -270,6 +271,11 @@ impl Job for LongQuery {
     const TIMEOUT: Duration = Duration::from_millis(500);
 
     async fn run(self, stage: &Stage, _: &Lease) -> Result<(), Failure> {
+        let mut tx = stage.db.begin().await?;
+        let limit = "insert into done (name)
+            select setting from pg_settings where name = 'statement_timeout'";
+        sqlx::query(limit).execute(&mut *tx).await?;
+        tx.commit().await?;
         let mut tx = stage.db.begin().await?;
         sqlx::query("select pg_sleep(3600)").execute(&mut *tx).await?;
         Ok(())
