@@ -163,6 +163,11 @@ async fn a_new_partition_gives_up_rather_than_make_others_wait() {
     sqlx::Executor::execute(&mut reader, read).await.unwrap();
     let refused = fleet.app().upkeep.renew_partitions().await;
     assert!(refused.unwrap_err().to_string().contains("lock timeout"));
+    // Nor does it depend on whoever calls it.
+    let patient = "set role shoal_app; set lock_timeout = 0; set statement_timeout = '20s';
+        select create_month_partitions('orders', 3)";
+    let refused = sqlx::Executor::execute(&mut fleet.database.connect().await, patient).await;
+    assert!(refused.unwrap_err().to_string().contains("lock timeout"));
     sqlx::Executor::execute(&mut reader, "rollback").await.unwrap();
     fleet.app().upkeep.renew_partitions().await.unwrap();
 }
