@@ -136,3 +136,26 @@ async fn what_is_about_to_be_delivered_again_is_not_deleted() {
     until(async || fleet.database.number(purged).await == 1).await;
     assert_eq!(fleet.database.number("select count(*) from webhook_deliveries").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_success_of_an_earlier_round_does_not_end_the_next() {
+    let fleet = Fleet::of(1).with_workers().start().await;
+    let admin = fleet.admin().await;
+    let gates: [Arc<Notify>; 2] = from_fn(|_| Arc::default());
+    let answers = gates.clone();
+    let receiver =
+        Receiver::start(move |received| Answer::After(answers[received.before].clone(), 204)).await;
+    let webhook = Webhook::create(&admin, &receiver.url("/"), &["order.*"]).await;
+    emit(&fleet, "order.paid", 1).await;
+    until(async || receiver.received("/").len() == 1).await;
+    let path = format!("{}/deliveries/{}/redeliver", webhook.path(), receiver.received("/")[0].id);
+    admin.post(&path, &json!({})).await.expect(202);
+    until(async || receiver.received("/").len() == 2).await;
+    gates[0].notify_one();
+    let completed = "select count(*) from jobs where kind = 'webhooks.deliver'
+                     and state = 'completed' and args->>'round' = '1'";
+    until(async || fleet.database.number(completed).await == 1).await;
+    webhook.until_newest_is(&admin, "pending", 0).await;
+    gates[1].notify_one();
+    webhook.until_newest_is(&admin, "delivered", 1).await;
+}
