@@ -1,6 +1,7 @@
 //! The coherent cache by itself: what may be kept, by whom, and who has to ask again.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -162,6 +163,29 @@ async fn a_slow_reader_does_not_bring_back_what_a_write_replaced() {
         assert_eq!(body(&rig.get(replica, "new").await), "new");
     }
     assert_eq!(rig.loads(), 1, "the new value was kept");
+}
+
+#[tokio::test]
+async fn the_latest_is_not_taken_from_a_load_that_began_before() {
+    let rig = Rig::of(1, LONG).await;
+    let (may_go_on, go_on) = oneshot::channel::<()>();
+    let gate = Arc::new(std::sync::Mutex::new(Some(go_on)));
+    let slow = move |_| {
+        let go_on = gate.lock().unwrap().take().unwrap();
+        async move {
+            go_on.await.unwrap();
+            Ok(Some(entry("old")))
+        }
+    };
+    let mut reader = pin!(rig.caches[0].get(KEY, Consistency::Any, slow));
+    assert!(futures::poll!(reader.as_mut()).is_pending());
+    rig.bury(0).await.settle(Lsn(1)).await;
+    // It has joined the load that is under way.
+    let mut asked = pin!(rig.ask(0, Consistency::Latest, "new"));
+    assert!(futures::poll!(asked.as_mut()).is_pending());
+    may_go_on.send(()).unwrap();
+    let (read, asked) = tokio::join!(reader, asked);
+    assert_eq!((body(&read.unwrap()), body(&asked)), ("old", "new"));
 }
 
 #[tokio::test]

@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use lab::postgres::OwnPostgres;
-use shoal::platform::db::{Conn, Consistency, Db, Error, Lsn};
+use shoal::platform::{
+    db::{Conn, Consistency, Db, Error, Lsn},
+    redis::cmd,
+};
+use uuid::Uuid;
 
 use crate::support::{Fleet, metric, own_postgres, until};
 
@@ -197,6 +201,20 @@ async fn the_latest_is_read_from_the_primary() {
     }
     let latest = "db_reads_total{reason=\"latest\",target=\"primary\"}";
     assert!(metric(&fleet, latest) >= 4.0);
+}
+
+/// The slower of two replicas tells of the earlier commit last.
+#[tokio::test]
+async fn the_position_of_a_user_never_goes_back() {
+    let fleet = Fleet::of(2).start().await;
+    let user = Uuid::now_v7();
+    for (replica, told, known) in [(0, 9, 9), (1, 5, 9), (1, 16, 16), (0, 9, 16)] {
+        let app = &fleet.replicas[replica].app;
+        app.positions.advance(user, Lsn(told)).await;
+        let key = app.positions.key(user);
+        let stored: String = app.redis.run(cmd("GET").arg(&key)).await.unwrap();
+        assert_eq!(Lsn::from_sortable(&stored), Some(Lsn(known)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
