@@ -117,3 +117,30 @@ impl Copy {
         u32::try_from(OVERHEAD_BYTES + texts).unwrap_or(u32::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(300);
+
+    fn near() -> Near {
+        Near::new(1 << 20, LONG, Arc::new(AtomicBool::new(true)))
+    }
+
+    #[test]
+    fn what_was_on_its_way_while_its_key_was_evicted_is_not_kept() {
+        let near = near();
+        for evict in [|near: &Near| near.evict(7), Near::clear] {
+            let before = near.snapshot(7);
+            evict(&near);
+            near.insert(7, before, None, Lsn(1), LONG);
+            assert!(near.get(7).is_none());
+        }
+        let before = near.snapshot(7);
+        // Another key is of no matter.
+        near.evict(8);
+        near.insert(7, before, None, Lsn(1), LONG);
+        assert!(near.get(7).is_some());
+    }
+}
