@@ -168,17 +168,20 @@ async fn a_slow_reader_does_not_bring_back_what_a_write_replaced() {
 #[tokio::test]
 async fn the_latest_is_not_taken_from_a_load_that_began_before() {
     let rig = Rig::of(1, LONG).await;
+    let (loaded, has_loaded) = oneshot::channel();
     let (may_go_on, go_on) = oneshot::channel::<()>();
-    let gate = Arc::new(std::sync::Mutex::new(Some(go_on)));
+    let signals = Arc::new(std::sync::Mutex::new(Some((loaded, go_on))));
     let slow = move |_| {
-        let go_on = gate.lock().unwrap().take().unwrap();
+        let (loaded, go_on) = signals.lock().unwrap().take().unwrap();
         async move {
+            loaded.send(()).unwrap();
             go_on.await.unwrap();
             Ok(Some(entry("old")))
         }
     };
     let mut reader = pin!(rig.caches[0].get(KEY, Consistency::Any, slow));
     assert!(futures::poll!(reader.as_mut()).is_pending());
+    has_loaded.await.unwrap();
     rig.bury(0).await.settle(Lsn(1)).await;
     // It has joined the load that is under way.
     let mut asked = pin!(rig.ask(0, Consistency::Latest, "new"));

@@ -238,7 +238,7 @@ async fn what_was_taken_over_completes_nothing() {
 /// One job that holds its row must not keep the leases and outcomes of all others waiting.
 #[tokio::test]
 async fn a_job_that_holds_its_lease_is_not_in_the_way() {
-    let crew = Crew::with(&[("SHOAL_JOB_LEASE_MS", "6000")]).await;
+    let crew = Crew::with(&[("SHOAL_JOB_LEASE_MS", "15000")]).await;
     let worker = crew.worker();
     crew.enqueue(&gated("held")).await;
     crew.until(BEGUN, 1).await;
@@ -249,7 +249,7 @@ async fn a_job_that_holds_its_lease_is_not_in_the_way() {
     crew.enqueue(&gated("beside")).await;
     crew.until(BEGUN, 2).await;
     let renewed = "select count(*) from jobs where args->>'name' = 'beside'
-        and lease_expires_at > started_at + interval '6500 ms'";
+        and lease_expires_at > started_at + interval '15500 ms'";
     crew.until(renewed, 1).await;
     crew.open("beside").await;
     crew.until(COMPLETED, 1).await;
@@ -298,7 +298,7 @@ async fn the_time_of_a_job_bounds_its_statements() {
     crew.until(asleep, 0).await;
     worker.stop().await;
     let limit = crew.database.number("select name::bigint from done").await;
-    assert!((1..=500).contains(&limit), "{limit} ms");
+    assert!((1..=2_000).contains(&limit), "{limit} ms");
 }
 
 #[tokio::test]

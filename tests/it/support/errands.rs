@@ -269,7 +269,8 @@ impl Job for LongQuery {
     const KIND: &'static str = "errands.long_query";
     const QUEUE: &'static Queue = &FAILING;
     const MAX_ATTEMPTS: i16 = 1;
-    const TIMEOUT: Duration = Duration::from_millis(500);
+    /// Less than the role of the application has by itself.
+    const TIMEOUT: Duration = Duration::from_secs(2);
 
     async fn run(self, stage: &Stage, _: &Lease) -> Result<(), Failure> {
         let mut tx = stage.db.begin().await?;
