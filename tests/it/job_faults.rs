@@ -1,16 +1,20 @@
 //! What goes wrong around jobs keeps workers from nothing else.
 
-use shoal::platform::jobs::NewJob;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use shoal::platform::{context::Context, jobs::NewJob};
 
 use crate::support::{
     Crew,
-    errands::{Gated, LongRead, registry_with_schedule},
+    errands::{Gated, registry_with_schedule},
     until,
 };
 
 const BEGUN: &str = "select count(*) from begun";
 const DONE: &str = "select count(*) from done";
-const DEAD: &str = "select count(*) from jobs where state = 'dead'";
 
 fn gated(name: &str) -> Gated {
     Gated { name: name.to_owned(), completes: false }
@@ -69,20 +73,34 @@ async fn a_slot_whose_job_was_taken_over_is_used_at_once() {
     assert_eq!(crew.database.number(at_a_poll).await, 0);
 }
 
-/// A job whose process was given up on holds no statement of its own at the server either.
+/// What is asked outside of a transaction, whose time-out the server is not told. Nobody else borrows
+/// the connection, and finds it busy.
 #[tokio::test]
-async fn a_statement_that_is_given_up_on_is_ended_at_the_server() {
+async fn a_statement_that_outlives_its_request_is_ended_at_the_server() {
     let crew = Crew::new().await;
-    crew.execute(&format!(
+    let forever = format!(
         "alter role shoal_app in database {} set statement_timeout = 0",
         crew.database.name
-    ))
-    .await;
-    crew.enqueue(&LongRead {}).await;
-    let worker = crew.worker();
-    crew.until(DEAD, 1).await;
+    );
+    crew.execute(&forever).await;
+    let limit = Duration::from_millis(300);
+    let context = Arc::new(Context::new("r".to_owned(), None, Instant::now() + limit));
+    let ask = async {
+        let mut conn = crew.db.primary().await.unwrap();
+        sqlx::query("select pg_sleep(3599)").execute(&mut conn).await
+    };
     let running = "select count(*) from pg_stat_activity where datname = current_database()
-        and state = 'active' and query like '%pg_sleep(3599)%' and pid <> pg_backend_pid()";
+        and state = 'active' and query like 'select pg_sleep(3599)%'";
+    let given_up = async {
+        until(async || crew.database.number(running).await == 1).await;
+        tokio::time::sleep_until((context.deadline + limit).into()).await;
+    };
+    let asked = context.clone().scope(async {
+        tokio::select! {
+            _ = ask => panic!("it sleeps"),
+            () = given_up => {}
+        }
+    });
+    asked.await;
     until(async || crew.database.number(running).await == 0).await;
-    worker.stop().await;
 }

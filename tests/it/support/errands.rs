@@ -51,7 +51,6 @@ pub fn registry() -> Registry<Stage> {
         .job::<Hopeless>()
         .job::<Panicking>()
         .job::<LongQuery>()
-        .job::<LongRead>()
 }
 
 /// The same with a schedule: not for tests that count jobs.
@@ -280,24 +279,6 @@ impl Job for LongQuery {
         tx.commit().await?;
         let mut tx = stage.db.begin().await?;
         sqlx::query("select pg_sleep(3600)").execute(&mut *tx).await?;
-        Ok(())
-    }
-}
-
-/// The same outside of a transaction, whose time-out the server is not told.
-#[derive(Serialize, Deserialize)]
-pub struct LongRead {}
-
-impl Job for LongRead {
-    type State = Stage;
-    const KIND: &'static str = "errands.long_read";
-    const QUEUE: &'static Queue = &FAILING;
-    const MAX_ATTEMPTS: i16 = 1;
-    const TIMEOUT: Duration = Duration::from_millis(500);
-
-    async fn run(self, stage: &Stage, _: &Lease) -> Result<(), Failure> {
-        let mut conn = stage.db.primary().await?;
-        sqlx::query("select pg_sleep(3599)").execute(&mut conn).await?;
         Ok(())
     }
 }
