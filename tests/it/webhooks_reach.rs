@@ -150,7 +150,7 @@ async fn a_worker_refuses_an_address_that_got_past_the_api() {
     let tried =
         |outcome| metric(&fleet, &format!("webhook_deliveries_total{{outcome=\"{outcome}\"}}"));
     // A name may not resolve at all.
-    until(async || tried("refused") + tried("unreachable") == 4.0).await;
+    until(async || tried("refused") + tried("unreachable") >= 4.0).await;
     assert!(tried("refused") >= 3.0);
     assert_eq!(inside.connections(), 0);
 }

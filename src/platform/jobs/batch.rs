@@ -20,10 +20,11 @@ use crate::platform::db::{self, Db};
 /// Questions that one statement asks, at most.
 const MOST: usize = 200;
 
-/// How often a statement is sent that met others' locks or found no connection, and the pause in
-/// between. What is to be recorded has happened already, and would happen again.
-const TRIES: usize = 3;
-const PAUSE: Duration = Duration::from_millis(50);
+/// How often a statement is sent that met others' locks, or did not get through, and the first
+/// pause in between, each being four times the last. What is to be recorded has happened already,
+/// and would happen again.
+const TRIES: usize = 4;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Gathers questions `Q` that are answered by an `A` each.
 pub struct Batch<Q, A> {
@@ -37,25 +38,32 @@ struct Call<Q, A> {
     answer: oneshot::Sender<Result<A, String>>,
 }
 
-/// Asks all the questions and gives as many answers, in the same order.
+/// Asks all the questions and gives as many answers, in the same order. Asking twice must do no
+/// harm: nobody knows whether a statement was done whose answer is lost.
 pub type Ask<Q, A> = fn(Db, Arc<[Q]>) -> BoxFuture<'static, Result<Vec<A>, db::Error>>;
 
-impl<Q, A> Batch<Q, A> {
+impl<Q: Clone, A> Batch<Q, A> {
     /// The answer to `question`. All calls of a batch give the same `ask`; whoever has the turn
     /// asks for all who wait.
     ///
     /// # Errors
-    /// The statement failed, or the job that asked for this one ended.
+    /// The statement failed.
     pub async fn call(&self, db: &Db, question: Q, ask: Ask<Q, A>) -> Result<A, Failure> {
+        loop {
+            // Without an answer the job that asked has ended in the middle, and another has to.
+            if let Some(answer) = self.ask_once(db, question.clone(), ask).await {
+                return answer.map_err(Failure::retry);
+            }
+        }
+    }
+
+    async fn ask_once(&self, db: &Db, question: Q, ask: Ask<Q, A>) -> Option<Result<A, String>> {
         let (answer, mut answered) = oneshot::channel();
         self.calls().push(Call { question, answer });
         loop {
             let turn = tokio::select! {
                 biased;
-                answer = &mut answered => return match answer {
-                    Ok(answer) => answer.map_err(Failure::retry),
-                    Err(_) => Err(Failure::retry("the job that asked for this one ended")),
-                },
+                answer = &mut answered => return answer.ok(),
                 turn = self.turn.acquire() => turn,
             };
             self.ask_all(db, ask).await;
@@ -99,12 +107,13 @@ async fn ask_patiently<Q, A>(
     questions: Arc<[Q]>,
     ask: Ask<Q, A>,
 ) -> Result<Vec<A>, db::Error> {
+    let mut pause = PAUSE;
     for _ in 1..TRIES {
         match ask(db.clone(), questions.clone()).await {
-            // Nothing was done in either case.
-            Err(error) if error.lost_a_lock() || matches!(error, db::Error::Busy(_)) => {
+            Err(error) if error.is_unreachable() || matches!(error, db::Error::Busy(_)) => {
                 tracing::debug!(%error, "what many jobs asked together is asked again");
-                sleep(jittered(PAUSE)).await;
+                sleep(jittered(pause)).await;
+                pause *= 4;
             }
             ended => return ended,
         }

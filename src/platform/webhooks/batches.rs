@@ -19,6 +19,7 @@ pub struct Due {
 }
 
 /// An attempt that succeeded.
+#[derive(Clone)]
 pub struct Delivered {
     pub id: Uuid,
     pub round: i32,
@@ -27,6 +28,7 @@ pub struct Delivered {
 }
 
 /// An attempt that failed.
+#[derive(Clone)]
 pub struct Failed {
     pub id: Uuid,
     pub round: i32,

@@ -78,7 +78,7 @@ struct State {
     /// Places that go when they are left.
     surplus: usize,
     standing: Standing,
-    /// What a place takes a request, divided by the places.
+    /// How long a request takes, divided by the places there will be.
     pace: Duration,
     /// When the last one that was put off will have its turn.
     turn: Instant,
@@ -188,7 +188,9 @@ impl State {
                 self.surplus = self.surplus.saturating_sub(1);
             }
         }
-        self.pace = took / self.width as u32;
+        // One that is quick will have all of its places by the time that whoever is put off comes.
+        let places = if self.standing == Standing::Quick { MOST } else { self.width };
+        self.pace = took / places as u32;
         is_wider
     }
 }
