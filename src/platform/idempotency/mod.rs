@@ -120,10 +120,6 @@ pub struct Once<'a> {
 }
 
 /// What a claim led to.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one at a time, on the stack, and mostly the large one"
-)]
 pub enum Begun<'a> {
     /// Do the work in `once.tx`, then call `once.finish(reply)`.
     Run(Once<'a>),
