@@ -334,19 +334,6 @@ async fn a_receiver_that_never_answers_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_never_answers_is_given_up() {
-    let fleet = Fleet::of(1).with_workers().set("SHOAL_WEBHOOK_TIMEOUT_MS", "300").start().await;
-    let admin = fleet.admin().await;
-    let receiver = Receiver::start(|_| Answer::Hang).await;
-    let webhook = Webhook::create(&admin, &receiver.url("/"), &["order.*"]).await;
-    emit(&fleet, "order.paid", 1).await;
-    let pending = webhook.until_newest_is(&admin, "pending", 1).await;
-    let said = (&pending["response_status"], &pending["error"]);
-    assert_eq!(said, (&Value::Null, &json!("no answer in time")));
-    until(async || receiver.hanging() == 0).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_comes_too_early_waits_for_its_time() {
     let (fleet, admin) = one_of_each().await;
     let receiver = Receiver::start(|_| Answer::With(503, "retry-after", "600".to_owned())).await;
