@@ -161,9 +161,10 @@ pub(super) async fn delete_objects(app: &AppState, keys: &[String]) {
 
 async fn reject(app: &AppState, upload: Upload, rejection: &Rejection) -> Result<Reply, ApiError> {
     let (reason, detail) = (rejection.code(), rejection.to_string());
-    let mut conn = app.db.primary().await?;
-    let is_first = queries::reject(&mut conn, upload.id, reason, &detail).await?;
-    drop(conn);
+    // By a transaction, whose position in the log the owner's next read has to see.
+    let mut tx = app.db.begin().await?;
+    let is_first = queries::reject(&mut tx, upload.id, reason, &detail).await?;
+    tx.commit().await?;
     if !is_first {
         // Its client sent the file again while this was looking at it.
         let why = "Another request has just completed it; ask for its state.";
@@ -221,11 +222,12 @@ pub(super) async fn address(
 /// # Errors
 /// 404; 409 for what is somebody's picture.
 pub(super) async fn release(app: &AppState, owner_id: Uuid, id: Uuid) -> Result<(), ApiError> {
-    let mut conn = app.db.primary().await?;
-    if queries::release(&mut conn, id, owner_id).await? {
+    let mut tx = app.db.begin().await?;
+    if queries::release(&mut tx, id, owner_id).await? {
+        tx.commit().await?;
         return Ok(());
     }
-    match queries::find(&mut conn, id, Some(owner_id)).await? {
+    match queries::find(&mut tx, id, Some(owner_id)).await? {
         Some(_) => Err(ApiError::conflict(
             "upload_in_use",
             "It is the picture of a user or product: set or delete that one.",

@@ -1,5 +1,7 @@
 //! `shoal import products FILE.csv`: all of it or nothing, and every mistake at once.
 
+mod queries;
+
 use std::{collections::HashSet, io::Read};
 
 use anyhow::Context;
@@ -9,7 +11,6 @@ use uuid::Uuid;
 use super::{
     cached,
     model::{CreateProduct, Currency, Description, ProductName, Sku, UnitAmount, Units},
-    queries,
     stock::Availability,
 };
 use crate::platform::{
