@@ -76,9 +76,8 @@ fn pixels_that_do_not_decode_are_refused() {
 
 #[test]
 fn nothing_may_follow_the_end() {
-    let page = b"<script>alert(1)</script>";
     for kind in FileType::ALL {
-        for trailer in [&page[..], b"PK\x03\x04", b"\x01"] {
+        for trailer in [&b"alert(1)"[..], b"PK\x03\x04", b"\x01"] {
             let mut bytes = sample(kind);
             bytes.extend(trailer);
             assert_eq!(check(&bytes, kind), Err(Refusal::TrailingBytes), "{kind}");
@@ -90,7 +89,7 @@ fn nothing_may_follow_the_end() {
     several.extend(sample(FileType::Jpeg));
     several.extend([0; 3]);
     assert!(check(&several, FileType::Jpeg).is_ok());
-    several.extend(page);
+    several.extend(b"alert(1)");
     assert_eq!(check(&several, FileType::Jpeg), Err(Refusal::TrailingBytes));
 }
 
