@@ -33,7 +33,7 @@ pub(super) struct BodyTimeout(pub(super) Duration);
 
 impl BodyTimeout {
     /// Outside of the layers, as in a test of one route.
-    const DEFAULT: Self = Self(Duration::from_secs(30));
+    pub(super) const DEFAULT: Self = Self(Duration::from_secs(30));
 }
 
 /// How long before the request's deadline a body is given up. At the deadline itself the client

@@ -13,6 +13,7 @@ pub mod connections;
 pub mod docs;
 pub mod error;
 pub mod etag;
+pub mod file;
 pub mod gate;
 mod handwritten;
 pub mod idempotent;

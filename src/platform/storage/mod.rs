@@ -4,10 +4,11 @@
 //! cannot gather all requests of the process; a time-out; and the breaker. Signing an address is
 //! no call: it goes on while the server is away.
 //!
-//! Reading order: this file, `objects.rs`, `presign.rs`, `error.rs`.
+//! Reading order: this file, `objects.rs`, `presign.rs`, `parts.rs`, `error.rs`.
 
 mod error;
 mod objects;
+mod parts;
 mod presign;
 
 use std::{sync::Arc, time::Duration};
@@ -31,6 +32,7 @@ use tokio::{
 pub use self::{
     error::Error,
     objects::{Listed, MOST_KEYS, NewObject, Page},
+    parts::{BodySize, Stored, StreamError},
     presign::{Presigned, PutTerms},
 };
 use super::{breaker::Breaker, context, metrics::Metrics};
@@ -79,6 +81,8 @@ struct Inner {
     prefix: String,
     timeout: Duration,
     places: Semaphore,
+    /// KiB, for the buffers of bodies that come in.
+    buffers: Arc<Semaphore>,
     breaker: Breaker,
     seconds: HistogramVec,
 }
@@ -133,6 +137,7 @@ impl Storage {
             prefix: config.prefix.clone(),
             timeout: config.timeout,
             places: Semaphore::new(config.calls),
+            buffers: Arc::new(Semaphore::new(parts::BUFFER_KIB)),
             breaker,
             seconds: metrics.seconds_vec(
                 "s3_call_duration_seconds",

@@ -14,8 +14,8 @@ use time::OffsetDateTime;
 use super::{Error, Storage};
 
 /// Objects never change under their key, and are nothing to be opened in a page.
-const IMMUTABLE: &str = "public, max-age=31536000, immutable";
-const ATTACHMENT: &str = "attachment";
+pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+pub(super) const ATTACHMENT: &str = "attachment";
 
 /// Keys that one deletion may name.
 pub const MOST_KEYS: usize = 1_000;

@@ -1,0 +1,224 @@
+//! Bodies of unknown length, stored as they come in and never held whole: what a client sends
+//! fills a buffer of one part, which goes out before the next is read.
+
+use std::{fmt::Display, pin::pin, sync::Arc, time::Duration};
+
+use aws_sdk_s3::{
+    primitives::ByteStream,
+    types::{CompletedMultipartUpload, CompletedPart},
+};
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use sha2::{Digest, Sha256};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+
+use super::{Error, Inner, NewObject, Storage, objects};
+use crate::platform::{context, shutdown::Tasks};
+
+/// The least that S3 takes for any part but the last.
+const PART_BYTES: usize = 5 * 1024 * 1024;
+
+/// For the buffers of all bodies of this process together: six whole parts, or hundreds of bodies
+/// that are known to be small.
+pub(super) const BUFFER_KIB: usize = 6 * PART_BYTES / 1024;
+
+/// How long a body waits for a buffer. Each is given back within the time that a body may take,
+/// and most often within a second.
+const BUFFER_WAIT: Duration = Duration::from_secs(10);
+
+/// What was stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// Bytes, at least 1.
+    pub size: u64,
+    pub sha256: [u8; 32],
+}
+
+/// Why a body was not stored. Nothing is left of it then, or will not be for long.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError<E: Display> {
+    #[error("the body has more bytes than it may")]
+    TooLarge,
+    #[error("the body is empty")]
+    Empty,
+    /// It broke off, or came too slowly.
+    #[error("{0}")]
+    Body(E),
+    #[error(transparent)]
+    Storage(#[from] Error),
+}
+
+/// The size of a body.
+#[derive(Debug, Clone, Copy)]
+pub struct BodySize {
+    /// As far as it is known beforehand, in bytes.
+    pub announced: Option<u64>,
+    /// Bytes that are taken, at most.
+    pub max: u64,
+}
+
+impl Storage {
+    /// Stores `body` under a key, and tells its size and hash. What is larger than one part is
+    /// sent in parts, which are given up if this is dropped or fails; `tasks` runs that.
+    ///
+    /// # Errors
+    /// `TooLarge`, as soon as that is seen; `Empty`; whatever `body` fails with; or no answer.
+    pub async fn store<E: Display>(
+        &self,
+        tasks: &Tasks,
+        new: &NewObject<'_>,
+        size: BodySize,
+        body: impl Stream<Item = Result<Bytes, E>>,
+    ) -> Result<Stored, StreamError<E>> {
+        if size.announced.is_some_and(|announced| announced > size.max) {
+            return Err(StreamError::TooLarge);
+        }
+        // HTTP lets no body be larger than its length says, and the buffer has room for no more.
+        let max = size.announced.unwrap_or(size.max);
+        let room = usize::try_from(max).map_or(PART_BYTES, |max| max.clamp(1, PART_BYTES));
+        let mut buffer = self.buffer(room).await?;
+        let mut body = pin!(body);
+        let mut hash = Sha256::new();
+        let mut received = 0;
+        let mut parts: Option<Parts> = None;
+        while let Some(frame) = body.next().await {
+            let mut frame = frame.map_err(StreamError::Body)?;
+            received += frame.len() as u64;
+            if received > max {
+                return Err(StreamError::TooLarge);
+            }
+            hash.update(&frame);
+            while !frame.is_empty() {
+                // Only now that something follows: the last part must not be empty.
+                if buffer.is_full() {
+                    let parts = match &mut parts {
+                        Some(parts) => parts,
+                        None => parts.insert(Parts::begin(self, tasks, new).await?),
+                    };
+                    parts.send(buffer.take()).await?;
+                }
+                buffer.fill(&mut frame);
+            }
+        }
+        match parts {
+            _ if received == 0 => return Err(StreamError::Empty),
+            None => self.put(new, buffer.take()).await?,
+            Some(mut parts) => {
+                parts.send(buffer.take()).await?;
+                parts.complete().await?;
+            }
+        }
+        Ok(Stored { size: received, sha256: hash.finalize().into() })
+    }
+
+    /// A buffer of `size` bytes, once there is memory for it.
+    async fn buffer(&self, size: usize) -> Result<Buffer, Error> {
+        let kib = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
+        let memory = self.0.buffers.clone().acquire_many_owned(kib);
+        let memory = timeout(context::remaining(BUFFER_WAIT), memory).await;
+        let Ok(Ok(memory)) = memory else {
+            return Err(Error::Busy);
+        };
+        Ok(Buffer { bytes: BytesMut::new(), size, _memory: memory })
+    }
+}
+
+/// One part, as it comes in.
+struct Buffer {
+    bytes: BytesMut,
+    size: usize,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl Buffer {
+    fn is_full(&self) -> bool {
+        self.bytes.len() == self.size
+    }
+
+    /// Takes from `frame` what there is room for.
+    fn fill(&mut self, frame: &mut Bytes) {
+        // The memory of the part before is used again, now that it has been sent.
+        self.bytes.reserve(self.size - self.bytes.len());
+        let room = frame.len().min(self.size - self.bytes.len());
+        self.bytes.extend_from_slice(&frame.split_to(room));
+    }
+
+    fn take(&mut self) -> Bytes {
+        self.bytes.split().freeze()
+    }
+}
+
+/// An upload in parts that has begun. Dropped before its end, it is aborted, so that no part is
+/// left to be paid for.
+struct Parts {
+    storage: Storage,
+    tasks: Tasks,
+    key: Arc<str>,
+    id: Arc<str>,
+    sent: Vec<CompletedPart>,
+    is_over: bool,
+}
+
+impl Parts {
+    /// Dropped while the answer is awaited, this leaves an upload without parts, whose id nobody
+    /// knows: the sweep finds it ([`Storage::abort_parts`]).
+    async fn begin(storage: &Storage, tasks: &Tasks, new: &NewObject<'_>) -> Result<Self, Error> {
+        let begin = storage.0.client.create_multipart_upload().bucket(&storage.0.bucket);
+        let begin = begin
+            .key(new.key)
+            .content_type(new.content_type)
+            .content_disposition(objects::ATTACHMENT)
+            .cache_control(objects::IMMUTABLE)
+            .send();
+        let begun = storage.call("create_parts", async { Ok(begin.await?) }).await?;
+        let id = begun.upload_id.ok_or_else(|| Error::Refused("an upload has no id".to_owned()))?;
+        Ok(Self {
+            storage: storage.clone(),
+            tasks: tasks.clone(),
+            key: new.key.into(),
+            id: id.into(),
+            sent: Vec::new(),
+            is_over: false,
+        })
+    }
+
+    async fn send(&mut self, part: Bytes) -> Result<(), Error> {
+        let number = i32::try_from(self.sent.len() + 1).unwrap_or(i32::MAX);
+        let Inner { client, bucket, .. } = &*self.storage.0;
+        let send = client.upload_part().bucket(bucket).key(&*self.key).upload_id(&*self.id);
+        let send = send.part_number(number).body(ByteStream::from(part)).send();
+        let sent = self.storage.call("send_part", async { Ok(send.await?) }).await?;
+        let part = CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag);
+        self.sent.push(part.build());
+        Ok(())
+    }
+
+    async fn complete(mut self) -> Result<(), Error> {
+        let parts = std::mem::take(&mut self.sent);
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let Inner { client, bucket, .. } = &*self.storage.0;
+        let complete = client.complete_multipart_upload().bucket(bucket).key(&*self.key);
+        let complete = complete.upload_id(&*self.id).multipart_upload(parts).send();
+        self.storage.call("complete_parts", async { Ok(complete.await?) }).await?;
+        self.is_over = true;
+        Ok(())
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let (storage, key, id) = (self.storage.clone(), self.key.clone(), self.id.clone());
+        self.tasks.spawn(async move {
+            let abort = storage.0.client.abort_multipart_upload().bucket(&storage.0.bucket);
+            let abort = abort.key(&*key).upload_id(&*id).send();
+            match storage.call("abort", async { Ok(abort.await?) }).await {
+                // Completed after all, though its answer did not come: the object is swept.
+                Ok(_) | Err(Error::NotFound) => {}
+                Err(error) => tracing::warn!(%error, %key, "parts are left to the sweep"),
+            }
+        });
+    }
+}
