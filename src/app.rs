@@ -100,7 +100,7 @@ fn routers(app: &AppState, config: &Http) -> anyhow::Result<Routers> {
             "This address does not know that method; `Allow` lists those it knows.",
         )
     };
-    let layers = Layers::new(&config.layers, &app.metrics, &app.tasks)?;
+    let layers = Layers::new(&config.layers, domain::takes_file, &app.metrics, &app.tasks)?;
     let api = api.with_state(app.clone()).method_not_allowed_fallback(not_allowed);
     let api = layers.around(api, (admission, gate.layer()));
     let ops = ops::router(app.health.clone(), app.metrics.clone());

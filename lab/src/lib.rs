@@ -35,6 +35,7 @@ pub mod mail;
 pub mod nginx;
 pub mod node;
 pub mod pgbouncer;
+pub mod picture;
 pub mod ports;
 pub mod postgres;
 pub mod process;

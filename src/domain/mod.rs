@@ -34,6 +34,9 @@ const REPORTS: [&str; 5] = [
     "/v1/reports/top-products",
 ];
 
+/// Whose bodies may be files.
+const FILES: [&str; 2] = ["/v1/users/me/avatar", "/v1/products/{id}/image"];
+
 /// The routes of every resource.
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -71,16 +74,24 @@ pub fn priority(method: &Method, route: &str) -> Priority {
     }
 }
 
+/// Whether the body may be a file, which takes longer to come than a few words.
+pub fn takes_file(method: &Method, route: &str) -> bool {
+    method == Method::PUT && FILES.contains(&route)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_report_is_a_route() {
+    fn every_report_and_every_file_is_a_route() {
         let paths = routes().to_openapi().paths.paths;
         for report in REPORTS {
             assert!(paths.contains_key(report), "{report}");
             assert_eq!(priority(&Method::GET, report), Priority::Report);
+        }
+        for file in FILES {
+            assert!(paths.contains_key(file), "{file}");
         }
         assert_eq!(priority(&Method::DELETE, "/v1/auth/sessions"), Priority::Write);
         assert_eq!(priority(&Method::GET, "/v1/orders/{id}"), Priority::Read);

@@ -23,7 +23,11 @@ impl Answer {
 }
 
 pub(super) fn get(port: u16, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
-    exchange(port, "GET", path, headers, "")
+    exchange(port, "GET", path, headers, b"")
+}
+
+pub(super) fn put(port: u16, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+    exchange(port, "PUT", path, headers, body)
 }
 
 pub(super) fn post(port: u16, path: &str, body: &str) -> Result<Answer> {
@@ -39,7 +43,7 @@ pub(super) fn post_with(
 ) -> Result<Answer> {
     let mut headers = headers.to_vec();
     headers.push(("Content-Type", "application/json"));
-    exchange(port, "POST", path, &headers, body)
+    exchange(port, "POST", path, &headers, body.as_bytes())
 }
 
 /// A GET whose answer has to be 200.
@@ -56,7 +60,7 @@ fn exchange(
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
-    body: &str,
+    body: &[u8],
 ) -> Result<Answer> {
     let what = || format!("{method} {path} on port {port}");
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).cannot(what)?;
@@ -64,11 +68,12 @@ fn exchange(
     let headers: String =
         headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n{headers}\
-         Content-Length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{headers}\
+         Content-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(request.as_bytes()).cannot(what)?;
+    stream.write_all(body).cannot(what)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).cannot(what)?;
     parse(&bytes).ok_or_else(|| Error::new(format!("cannot {}: no HTTP came back", what())))

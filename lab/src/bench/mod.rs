@@ -28,6 +28,7 @@ mod sql;
 mod stage;
 mod streams;
 mod targets;
+mod uploads;
 mod wrk;
 
 use std::path::Path;
@@ -118,6 +119,11 @@ pub(crate) fn run(setting: Setting<'_>, extent: &Extent, progress: &Progress) ->
     if extent.workloads.contains(&Workload::Streams) {
         let step = progress.step("Live streams");
         targets.extend(streams::run(&stage)?);
+        step.done();
+    }
+    if extent.workloads.contains(&Workload::Uploads) {
+        let step = progress.step("Uploads");
+        targets.extend(uploads::run(&stage)?);
         step.done();
     }
     Ok(Report {

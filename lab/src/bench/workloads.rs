@@ -35,6 +35,8 @@ pub enum Workload {
     Deliveries,
     /// Live streams of events that are open at the same time.
     Streams,
+    /// Large pictures, through the API and past it.
+    Uploads,
 }
 
 /// What sends the requests of a row.
@@ -83,7 +85,11 @@ impl Plan {
             Workload::Order => order(stage).map(Some),
             Workload::Place => place(stage).map(Some),
             Workload::Login => login(stage).map(Some),
-            Workload::Cold | Workload::Jobs | Workload::Deliveries | Workload::Streams => Ok(None),
+            Workload::Cold
+            | Workload::Jobs
+            | Workload::Deliveries
+            | Workload::Streams
+            | Workload::Uploads => Ok(None),
         }
     }
 

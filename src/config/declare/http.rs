@@ -34,7 +34,7 @@ impl Http {
         let body_timeout = env.or_default(
             "SHOAL_BODY_TIMEOUT_MS",
             "30000",
-            "how long the body of a request may take to arrive, within its deadline",
+            "how long a body may take to arrive: within the deadline, or before it begins if it is a file",
             millis,
         );
         let concurrency = declare_concurrency(env);

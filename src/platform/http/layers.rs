@@ -47,6 +47,10 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// Whether a route takes a file, by its method and template: its deadline begins once the file may
+/// have come, since a client is not slow for having a slow network.
+pub type TakesFile = fn(&Method, &str) -> bool;
+
 /// How long a write may go on after its deadline: longer than the time-outs of the database.
 const OVERTIME: Duration = Duration::from_secs(5);
 
@@ -97,17 +101,24 @@ struct Edge {
     tasks: Tasks,
     request_timeout: Duration,
     body_timeout: BodyTimeout,
+    takes_file: TakesFile,
 }
 
 impl Layers {
     /// # Errors
     /// A metric is registered twice.
-    pub fn new(config: &Config, metrics: &Metrics, tasks: &Tasks) -> prometheus::Result<Self> {
+    pub fn new(
+        config: &Config,
+        takes_file: TakesFile,
+        metrics: &Metrics,
+        tasks: &Tasks,
+    ) -> prometheus::Result<Self> {
         let edge = Edge {
             metrics: RouteMetrics::new(metrics)?,
             tasks: tasks.clone(),
             request_timeout: config.request_timeout,
             body_timeout: BodyTimeout(config.body_timeout),
+            takes_file,
         };
         let cors = (!config.cors_origins.is_empty()).then(|| {
             let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
@@ -156,6 +167,15 @@ where
 }
 
 impl Edge {
+    fn timeout_of(&self, method: &Method, route: Option<&MatchedPath>) -> Duration {
+        match route {
+            Some(route) if (self.takes_file)(method, route.as_str()) => {
+                self.body_timeout.0 + self.request_timeout
+            }
+            _ => self.request_timeout,
+        }
+    }
+
     /// Whatever needs the request is done before the future is made: a request is large, and a
     /// future would carry it about.
     fn observe<S>(
@@ -174,7 +194,8 @@ impl Edge {
         }
         let route = request.extensions().get::<MatchedPath>().cloned();
         let method = request.method().clone();
-        let context = Arc::new(read_context(request.headers(), start, self.request_timeout));
+        let timeout = self.timeout_of(&method, route.as_ref());
+        let context = Arc::new(read_context(request.headers(), start, timeout));
         let is_tls = request.headers().get(FORWARDED_PROTO).is_some_and(|proto| proto == "https");
         let answer = check_size(&request).map(|()| inner.call(request));
         async move {
