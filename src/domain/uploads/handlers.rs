@@ -10,8 +10,10 @@ use uuid::Uuid;
 
 use super::{
     keys,
-    model::{CreateUpload, SetPicture, UploadResponse},
-    pictures, queries, service,
+    model::{CreateUpload, PictureForm, Purpose, SetPicture, UploadResponse},
+    pictures, queries,
+    receive::Picture,
+    service,
 };
 use crate::{
     domain::{products::ProductResponse, users::UserResponse},
@@ -20,8 +22,8 @@ use crate::{
         http::{
             error::{ApiError, Problem},
             etag::{self, IfMatch},
+            file::FileOr,
             idempotent::{Idempotent, NoBody},
-            json,
             params::Path,
             visitor::{Admin, User},
         },
@@ -122,18 +124,25 @@ pub(super) async fn get_file(
 }
 
 /// Set one's own picture
+///
+/// Send the picture itself, up to 10 MB, raw or as the one file of a form; or name a completed
+/// upload.
 #[utoipa::path(put, path = "/v1/users/me/avatar", tag = "users", security(("token" = [])),
-    params(("If-Match" = Option<String>, Header)), request_body = SetPicture,
-    responses((status = 200, body = UserResponse), (status = 412, body = Problem),
-        (status = 422, body = Problem)))]
+    params(("If-Match" = Option<String>, Header)),
+    request_body(content((SetPicture = "application/json"), ("image/png"), ("image/jpeg"),
+        ("image/webp"), (PictureForm = "multipart/form-data"))),
+    responses((status = 200, body = UserResponse), (status = 408, body = Problem),
+        (status = 409, body = Problem), (status = 412, body = Problem),
+        (status = 413, body = Problem), (status = 415, body = Problem),
+        (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn set_avatar(
     State(app): State<AppState>,
     User(principal): User,
     if_match: IfMatch,
-    json::Json(input): json::Json<SetPicture>,
+    input: FileOr<SetPicture>,
 ) -> Result<Response, ApiError> {
-    let id = Some(input.upload_id);
-    let user = pictures::set_avatar(&app, principal.user_id, &if_match, id).await?;
+    let picture = Picture::of(&app, principal.user_id, Purpose::Avatar, input).await?;
+    let user = pictures::set_avatar(&app, principal.user_id, &if_match, &picture).await?;
     let etag = [(header::ETAG, etag::of_version(user.version))];
     Ok((etag, Json(UserResponse::from(user))).into_response())
 }
@@ -147,24 +156,32 @@ pub(super) async fn delete_avatar(
     User(principal): User,
     if_match: IfMatch,
 ) -> Result<StatusCode, ApiError> {
-    pictures::set_avatar(&app, principal.user_id, &if_match, None).await?;
+    pictures::set_avatar(&app, principal.user_id, &if_match, &Picture::Nothing).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Set the picture of a product
+///
+/// Send the picture itself, up to 10 MB, raw or as the one file of a form; or name a completed
+/// upload.
 #[utoipa::path(put, path = "/v1/products/{id}/image", tag = "products", security(("token" = [])),
-    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)), request_body = SetPicture,
-    responses((status = 200, body = ProductResponse), (status = 404, body = Problem),
-        (status = 412, body = Problem), (status = 422, body = Problem)))]
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header)),
+    request_body(content((SetPicture = "application/json"), ("image/png"), ("image/jpeg"),
+        ("image/webp"), (PictureForm = "multipart/form-data"))),
+    responses((status = 200, body = ProductResponse), (status = 404, body = Problem), (status = 408, body = Problem),
+        (status = 409, body = Problem), (status = 412, body = Problem),
+        (status = 413, body = Problem), (status = 415, body = Problem),
+        (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn set_image(
     State(app): State<AppState>,
     Admin(principal): Admin,
     Path(id): Path<Uuid>,
     if_match: IfMatch,
-    json::Json(input): json::Json<SetPicture>,
+    input: FileOr<SetPicture>,
 ) -> Result<Response, ApiError> {
-    let upload_id = Some(input.upload_id);
-    let product = pictures::set_image(&app, principal.user_id, id, &if_match, upload_id).await?;
+    let owner_id = principal.user_id;
+    let picture = Picture::of(&app, owner_id, Purpose::ProductImage, input).await?;
+    let product = pictures::set_image(&app, owner_id, id, &if_match, &picture).await?;
     let etag = [(header::ETAG, etag::of_version(product.version))];
     Ok((etag, Json(product)).into_response())
 }
@@ -180,6 +197,6 @@ pub(super) async fn delete_image(
     Path(id): Path<Uuid>,
     if_match: IfMatch,
 ) -> Result<StatusCode, ApiError> {
-    pictures::set_image(&app, principal.user_id, id, &if_match, None).await?;
+    pictures::set_image(&app, principal.user_id, id, &if_match, &Picture::Nothing).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -20,9 +20,12 @@
 //! A row goes last: the sweep deletes the objects first. What a process that died has written
 //! under a key that no row tells of, is found by listing (`sweep.rs`).
 //!
+//! A small client may send a picture to the API itself, in the request that sets it (`receive.rs`).
+//! It is streamed to `incoming/{id}` as well, and goes the same way from there.
+//!
 //! No transaction is open while S3 is asked.
 //!
-//! Reading order: this file, `service.rs`, `verify.rs`, `pictures.rs`, `keys.rs`, `sweep.rs`.
+//! Reading order: this file, `service.rs`, `verify.rs`, `receive.rs`, `pictures.rs`, `keys.rs`, `sweep.rs`.
 
 mod handlers;
 mod jobs;
@@ -30,6 +33,7 @@ mod keys;
 mod model;
 mod pictures;
 mod queries;
+mod receive;
 mod service;
 mod sweep;
 mod variants;

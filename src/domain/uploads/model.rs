@@ -180,6 +180,14 @@ pub(super) struct SetPicture {
     pub upload_id: Uuid,
 }
 
+/// A form with a picture in it, as a page sends it. It is taken as it comes, never as a whole.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "for the documentation alone")]
+pub(super) struct PictureForm {
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
 impl UploadResponse {
     pub(super) fn new(upload: Upload) -> Self {
         Self {

@@ -10,6 +10,7 @@ use super::{
     keys,
     model::{Purpose, Upload},
     queries,
+    receive::Picture,
 };
 use crate::{
     domain::{
@@ -23,8 +24,7 @@ use crate::{
     state::AppState,
 };
 
-/// Makes an upload the avatar of its owner; `None` takes the avatar away. The one before is let
-/// go of.
+/// Gives a user another avatar, or none. The one before is let go of.
 ///
 /// # Errors
 /// 412; 422 for an upload that cannot be it.
@@ -32,18 +32,24 @@ pub(super) async fn set_avatar(
     app: &AppState,
     user_id: Uuid,
     if_match: &IfMatch,
-    upload_id: Option<Uuid>,
+    picture: &Picture,
 ) -> Result<User, ApiError> {
-    let mut tx = app.db.begin().await?;
-    let url = url(app, &mut tx, user_id, upload_id).await?;
-    let user = users::set_avatar(&mut tx, user_id, if_match, url.as_deref()).await?;
-    let change = Change { subject_id: user_id, version: user.version, owner_id: user_id };
-    settle(&mut tx, change, Purpose::Avatar, upload_id).await?;
-    tx.commit().await?;
-    Ok(user)
+    let change = async {
+        let mut tx = app.db.begin().await?;
+        let upload_id = picture.complete(&mut tx).await?;
+        let url = url(app, &mut tx, user_id, upload_id).await?;
+        let user = users::set_avatar(&mut tx, user_id, if_match, url.as_deref()).await?;
+        let change = Change { subject_id: user_id, version: user.version, owner_id: user_id };
+        settle(&mut tx, change, Purpose::Avatar, upload_id).await?;
+        tx.commit().await?;
+        Ok(user)
+    };
+    let outcome = change.await;
+    picture.clean_up(app, &outcome).await;
+    outcome
 }
 
-/// The same for a product; the upload is the administrator's who sets it.
+/// The same for a product; the picture is the administrator's who sets it.
 ///
 /// # Errors
 /// 404; 412; 422 for an upload that cannot be it.
@@ -52,15 +58,22 @@ pub(super) async fn set_image(
     owner_id: Uuid,
     product_id: Uuid,
     if_match: &IfMatch,
-    upload_id: Option<Uuid>,
+    picture: &Picture,
 ) -> Result<ProductResponse, ApiError> {
-    let mut tx = app.db.begin().await?;
-    let url = url(app, &mut tx, owner_id, upload_id).await?;
-    let product = products::set_image(app, &mut tx, product_id, if_match, url.as_deref()).await?;
-    let change = Change { subject_id: product_id, version: product.version, owner_id };
-    settle(&mut tx, change, Purpose::ProductImage, upload_id).await?;
-    tx.commit().await?;
-    Ok(product)
+    let change = async {
+        let mut tx = app.db.begin().await?;
+        let upload_id = picture.complete(&mut tx).await?;
+        let url = url(app, &mut tx, owner_id, upload_id).await?;
+        let url = url.as_deref();
+        let product = products::set_image(app, &mut tx, product_id, if_match, url).await?;
+        let change = Change { subject_id: product_id, version: product.version, owner_id };
+        settle(&mut tx, change, Purpose::ProductImage, upload_id).await?;
+        tx.commit().await?;
+        Ok(product)
+    };
+    let outcome = change.await;
+    picture.clean_up(app, &outcome).await;
+    outcome
 }
 
 /// A subject has another picture as of this version.

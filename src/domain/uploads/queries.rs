@@ -118,6 +118,28 @@ pub(super) async fn complete(
     .await
 }
 
+/// What has come through the API, for an upload whose size was a bound until now.
+pub(super) async fn note_received(
+    conn: &mut Conn,
+    id: Uuid,
+    size: i64,
+    sha256: &[u8],
+) -> Result<Option<Upload>, sqlx::Error> {
+    sqlx::query_as!(
+        Upload,
+        r#"update uploads set size = $2, declared_sha256 = $3
+           where id = $1 and state = 'pending' and released_at is null
+           returning id, purpose as "purpose: Purpose", content_type, size, declared_sha256,
+                     state as "state: State", reason, detail, sha256, width, height, has_variants,
+                     created_at"#,
+        id,
+        size,
+        sha256,
+    )
+    .fetch_optional(conn)
+    .await
+}
+
 /// `false` if the upload is no longer pending.
 pub(super) async fn reject(
     conn: &mut Conn,
@@ -195,6 +217,18 @@ pub(super) async fn release(
          where id = $1 and owner_id = $2 and released_at is null and subject_id is null",
         id,
         owner_id,
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Lets go of an upload unless it was completed. Waits for a transaction that is about to do so.
+pub(super) async fn release_unfinished(conn: &mut Conn, id: Uuid) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query!(
+        "update uploads set released_at = now()
+         where id = $1 and state = 'pending' and released_at is null",
+        id,
     )
     .execute(conn)
     .await?;

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     domain::users,
     platform::{
+        db::Tx,
         http::error::ApiError,
         idempotency::{Begun, Claim, Reply},
         jobs,
@@ -48,15 +49,25 @@ pub(super) async fn create(
         Begun::Replay(reply) => return Ok(reply),
         Begun::Run(once) => once,
     };
-    let owner_id = principal.user_id;
-    users::lock(&mut once.tx, owner_id).await?;
-    let quota = Quota { bytes: app.uploads.quota_bytes, files: app.uploads.quota_files };
-    let upload = queries::insert(&mut once.tx, id, owner_id, new, &quota).await?;
-    let upload = upload.ok_or_else(|| over_quota(app))?;
+    let upload = insert(app, &mut once.tx, id, principal.user_id, new).await?;
     let location = format!("/v1/uploads/{id}");
     let body = UploadResponse { upload: Some(send.into()), ..UploadResponse::new(upload) };
     let reply = Reply::new(StatusCode::CREATED, &body)?;
     Ok(once.finish(reply.location(location)).await?)
+}
+
+/// # Errors
+/// 409 beyond the quota.
+pub(super) async fn insert(
+    app: &AppState,
+    tx: &mut Tx,
+    id: Uuid,
+    owner_id: Uuid,
+    new: &CreateUpload,
+) -> Result<Upload, ApiError> {
+    users::lock(tx, owner_id).await?;
+    let quota = Quota { bytes: app.uploads.quota_bytes, files: app.uploads.quota_files };
+    queries::insert(tx, id, owner_id, new, &quota).await?.ok_or_else(|| over_quota(app))
 }
 
 fn check(app: &AppState, principal: &Principal, new: &CreateUpload) -> Result<(), ApiError> {
@@ -132,14 +143,18 @@ pub(super) async fn complete(
     Ok(reply)
 }
 
-/// Deletes what was sent, and what was stored if somebody else's look at other bytes counts. Should
-/// this fail, the sweep finds both.
+/// Deletes what was sent, and what was stored if somebody else's look at other bytes counts.
 async fn clean_up(app: &AppState, upload: &Upload, facts: &Facts) {
     let mut keys = vec![keys::incoming(upload.id)];
     if upload.sha256.as_deref() != Some(&facts.sha256) {
         keys.push(keys::kept(upload.purpose, &facts.sha256, upload.id));
     }
-    if let Err(error) = app.storage.delete(&keys).await {
+    delete_objects(app, &keys).await;
+}
+
+/// What nobody needs any longer. Should this fail, the sweep finds it.
+pub(super) async fn delete_objects(app: &AppState, keys: &[String]) {
+    if let Err(error) = app.storage.delete(keys).await {
         tracing::warn!(%error, "left to the sweep");
     }
 }
@@ -231,11 +246,11 @@ fn over_quota(app: &AppState) -> ApiError {
     )
 }
 
-fn expired() -> ApiError {
+pub(super) fn expired() -> ApiError {
     ApiError::conflict("upload_expired", "The file was not completed in time; begin a new upload.")
 }
 
-fn rejected(upload: &Upload) -> ApiError {
+pub(super) fn rejected(upload: &Upload) -> ApiError {
     let detail = upload.detail.clone().unwrap_or_default();
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "upload_rejected", detail)
 }
