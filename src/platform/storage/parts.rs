@@ -153,6 +153,7 @@ impl Buffer {
 struct Parts {
     storage: Storage,
     tasks: Tasks,
+    /// With the prefix of this deployment.
     key: Arc<str>,
     id: Arc<str>,
     sent: Vec<CompletedPart>,
@@ -163,9 +164,10 @@ impl Parts {
     /// Dropped while the answer is awaited, this leaves an upload without parts, whose id nobody
     /// knows: the sweep finds it ([`Storage::abort_parts`]).
     async fn begin(storage: &Storage, tasks: &Tasks, new: &NewObject<'_>) -> Result<Self, Error> {
+        let key: Arc<str> = storage.full_key(new.key).into();
         let begin = storage.0.client.create_multipart_upload().bucket(&storage.0.bucket);
         let begin = begin
-            .key(new.key)
+            .key(&*key)
             .content_type(new.content_type)
             .content_disposition(objects::ATTACHMENT)
             .cache_control(objects::IMMUTABLE)
@@ -175,7 +177,7 @@ impl Parts {
         Ok(Self {
             storage: storage.clone(),
             tasks: tasks.clone(),
-            key: new.key.into(),
+            key,
             id: id.into(),
             sent: Vec::new(),
             is_over: false,

@@ -1,6 +1,7 @@
 //! What the tests share: a database of one's own, replicas in front of it, and a client whose
 //! methods are named after requests.
 
+mod bucket;
 mod client;
 mod cluster;
 pub mod crew;
@@ -13,11 +14,12 @@ mod receiver;
 mod uploads;
 
 pub use self::{
+    bucket::Bucket,
     client::{Client, PASSWORD, Reply, order},
     cluster::Cluster,
     crew::Crew,
     database::Database,
-    fleet::{Fleet, Replica, ask_redis, environment, own_redis},
+    fleet::{Fleet, FleetBuilder, Replica, ask_redis, environment, own_redis},
     live::{Block, Live},
     raw::HANG,
     receiver::{Answer, Received, Receiver},
