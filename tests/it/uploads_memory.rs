@@ -37,7 +37,12 @@ async fn twenty_large_pictures_at_once_take_little_memory() {
         .with_setting("SHOAL_S3_PREFIX", &database.name)
         .with_setting("SHOAL_S3_TIMEOUT_MS", "10000")
         .with_setting("SHOAL_REQUEST_TIMEOUT_MS", "20000")
-        .with_setting("SHOAL_RATE_LIMIT_LOGIN_IP", "1000000/60");
+        .with_setting("SHOAL_RATE_LIMIT_LOGIN_IP", "1000000/60")
+        // The machine that runs all tests at once is slower than any that serves.
+        .with_setting("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "15000")
+        .with_setting("SHOAL_DB_LOOK_TIMEOUT_MS", "10000")
+        .with_setting("SHOAL_REDIS_TIMEOUT_MS", "2000")
+        .with_setting("SHOAL_CONCURRENCY_MIN", "1024");
     let mut api = Api::start(&site, "api", Port::free().unwrap(), &shoal).unwrap();
     let client = Client::new(vec![([127, 0, 0, 1], api.port()).into()]);
     let picture = Bytes::from(lab::picture::png(1_860, 3));

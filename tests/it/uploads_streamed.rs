@@ -193,24 +193,30 @@ async fn a_client_that_hangs_up_half_way_leaves_nothing() {
     assert_eq!(bucket.objects(), [""; 0]);
 }
 
-/// As a request is at the end of its deadline, or a process at its own.
+/// As that of a request is at the end of its deadline. At whatever moment: while the upload in parts is
+/// begun, while a part is on its way, or between two.
 #[tokio::test]
 async fn a_body_that_nobody_waits_for_any_more_leaves_no_part() {
     let bucket = Bucket::start();
     let fleet = with(&bucket, Fleet::of(1)).start().await;
     let app = fleet.app();
-    let new = NewObject { key: "incoming/test", content_type: "image/png" };
-    let frames = stream::repeat(Bytes::from(vec![0; MIB])).take(6).map(Ok::<_, &str>);
-    let body = frames.chain(stream::pending());
-    let size = BodySize { announced: None, max: 20 * MIB as u64 };
-    let storage: &Storage = &app.storage;
-    let mut storing = Box::pin(storage.store(&app.tasks, &new, size, body));
-    tokio::select! {
-        _ = &mut storing => panic!("it never ends"),
-        () = until(async || !bucket.parts().is_empty()) => {}
+    let (storage, tasks): (&Storage, _) = (&app.storage, &app.tasks);
+    for moment in ["upload-", "upload_id-", "part-2"] {
+        let frames = stream::repeat(Bytes::from(vec![0; MIB])).take(11).map(Ok::<_, &str>);
+        let body = frames.chain(stream::pending());
+        let new = NewObject { key: "incoming/test", content_type: "image/png" };
+        let size = BodySize { announced: None, max: 20 * MIB as u64 };
+        let mut storing = Box::pin(storage.store(tasks, &new, size, body));
+        tokio::select! {
+            _ = &mut storing => panic!("it never ends"),
+            () = until(async || bucket.parts().iter().any(|name| name.contains(moment))) => {}
+        }
+        drop(storing);
+        until(async || bucket.parts().is_empty()).await;
     }
-    drop(storing);
-    until(async || bucket.parts().is_empty()).await;
+    // The last of their tasks has ended: whatever was on its way has arrived.
+    tasks.stop().await;
+    assert_eq!(bucket.parts(), [""; 0]);
 }
 
 #[tokio::test]

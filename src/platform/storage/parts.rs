@@ -1,7 +1,7 @@
 //! Bodies of unknown length, stored as they come in and never held whole: what a client sends
 //! fills a buffer of one part, which goes out before the next is read.
 
-use std::{fmt::Display, pin::pin, sync::Arc, time::Duration};
+use std::{fmt::Display, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use aws_sdk_s3::{
     primitives::ByteStream,
@@ -10,7 +10,10 @@ use aws_sdk_s3::{
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
 
 use super::{Error, Inner, NewObject, Storage, objects};
 use crate::platform::{context, shutdown::Tasks};
@@ -102,7 +105,7 @@ impl Storage {
         }
         match parts {
             _ if received == 0 => return Err(StreamError::Empty),
-            None => self.put(new, buffer.take()).await?,
+            None => self.put(new, buffer.take().bytes).await?,
             Some(mut parts) => {
                 parts.send(buffer.take()).await?;
                 parts.complete().await?;
@@ -119,7 +122,7 @@ impl Storage {
         let Ok(Ok(memory)) = memory else {
             return Err(Error::Busy);
         };
-        Ok(Buffer { bytes: BytesMut::new(), size, _memory: memory })
+        Ok(Buffer { bytes: BytesMut::new(), size, memory: Arc::new(memory) })
     }
 }
 
@@ -127,7 +130,13 @@ impl Storage {
 struct Buffer {
     bytes: BytesMut,
     size: usize,
-    _memory: OwnedSemaphorePermit,
+    memory: Arc<OwnedSemaphorePermit>,
+}
+
+/// What goes out. Its memory counts until it is sent.
+struct Part {
+    bytes: Bytes,
+    memory: Arc<OwnedSemaphorePermit>,
 }
 
 impl Buffer {
@@ -143,13 +152,17 @@ impl Buffer {
         self.bytes.extend_from_slice(&frame.split_to(room));
     }
 
-    fn take(&mut self) -> Bytes {
-        self.bytes.split().freeze()
+    fn take(&mut self) -> Part {
+        Part { bytes: self.bytes.split().freeze(), memory: self.memory.clone() }
     }
 }
 
 /// An upload in parts that has begun. Dropped before its end, it is aborted, so that no part is
 /// left to be paid for.
+///
+/// What is asked of S3 is asked to its end, on a task of its own, whoever has stopped to wait for
+/// it: a part that arrives after the abortion would stay, as would an upload whose id nobody has
+/// heard of.
 struct Parts {
     storage: Storage,
     tasks: Tasks,
@@ -157,12 +170,12 @@ struct Parts {
     key: Arc<str>,
     id: Arc<str>,
     sent: Vec<CompletedPart>,
+    /// One call at a time, and the abortion after all of them.
+    turn: Arc<Semaphore>,
     is_over: bool,
 }
 
 impl Parts {
-    /// Dropped while the answer is awaited, this leaves an upload without parts, whose id nobody
-    /// knows: the sweep finds it ([`Storage::abort_parts`]).
     async fn begin(storage: &Storage, tasks: &Tasks, new: &NewObject<'_>) -> Result<Self, Error> {
         let key: Arc<str> = storage.full_key(new.key).into();
         let begin = storage.0.client.create_multipart_upload().bucket(&storage.0.bucket);
@@ -170,26 +183,30 @@ impl Parts {
             .key(&*key)
             .content_type(new.content_type)
             .content_disposition(objects::ATTACHMENT)
-            .cache_control(objects::IMMUTABLE)
-            .send();
-        let begun = storage.call("create_parts", async { Ok(begin.await?) }).await?;
-        let id = begun.upload_id.ok_or_else(|| Error::Refused("an upload has no id".to_owned()))?;
-        Ok(Self {
-            storage: storage.clone(),
-            tasks: tasks.clone(),
-            key,
-            id: id.into(),
-            sent: Vec::new(),
-            is_over: false,
-        })
+            .cache_control(objects::IMMUTABLE);
+        let (storage, own_tasks) = (storage.clone(), tasks.clone());
+        let begin = async move {
+            let begun = storage.call("create_parts", async { Ok(begin.send().await?) }).await?;
+            let id = begun.upload_id.ok_or_else(|| Error::Refused("it has no id".to_owned()))?;
+            let (sent, turn) = (Vec::new(), Arc::new(Semaphore::new(1)));
+            let (id, tasks, is_over) = (id.into(), own_tasks, false);
+            Ok(Self { storage, tasks, key, id, sent, turn, is_over })
+        };
+        to_the_end(tasks, begin).await
     }
 
-    async fn send(&mut self, part: Bytes) -> Result<(), Error> {
+    async fn send(&mut self, part: Part) -> Result<(), Error> {
         let number = i32::try_from(self.sent.len() + 1).unwrap_or(i32::MAX);
         let Inner { client, bucket, .. } = &*self.storage.0;
         let send = client.upload_part().bucket(bucket).key(&*self.key).upload_id(&*self.id);
-        let send = send.part_number(number).body(ByteStream::from(part)).send();
-        let sent = self.storage.call("send_part", async { Ok(send.await?) }).await?;
+        let send = send.part_number(number).body(ByteStream::from(part.bytes));
+        let (storage, turn) = (self.storage.clone(), self.turn.clone().acquire_owned().await);
+        let send = async move {
+            let sent = storage.call("send_part", async { Ok(send.send().await?) }).await;
+            drop((part.memory, turn));
+            sent
+        };
+        let sent = to_the_end(&self.tasks, send).await?;
         let part = CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag);
         self.sent.push(part.build());
         Ok(())
@@ -200,8 +217,15 @@ impl Parts {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let Inner { client, bucket, .. } = &*self.storage.0;
         let complete = client.complete_multipart_upload().bucket(bucket).key(&*self.key);
-        let complete = complete.upload_id(&*self.id).multipart_upload(parts).send();
-        self.storage.call("complete_parts", async { Ok(complete.await?) }).await?;
+        let complete = complete.upload_id(&*self.id).multipart_upload(parts);
+        let (storage, turn) = (self.storage.clone(), self.turn.clone().acquire_owned().await);
+        let complete = async move {
+            let send = async { Ok(complete.send().await?) };
+            let completed = storage.call("complete_parts", send).await;
+            drop(turn);
+            completed
+        };
+        to_the_end(&self.tasks, complete).await?;
         self.is_over = true;
         Ok(())
     }
@@ -212,15 +236,31 @@ impl Drop for Parts {
         if self.is_over {
             return;
         }
-        let (storage, key, id) = (self.storage.clone(), self.key.clone(), self.id.clone());
+        let (storage, turn) = (self.storage.clone(), self.turn.clone());
+        let (key, id) = (self.key.clone(), self.id.clone());
         self.tasks.spawn(async move {
+            let _turn = turn.acquire_owned().await;
             let abort = storage.0.client.abort_multipart_upload().bucket(&storage.0.bucket);
-            let abort = abort.key(&*key).upload_id(&*id).send();
-            match storage.call("abort", async { Ok(abort.await?) }).await {
+            let abort = abort.key(&*key).upload_id(&*id);
+            match storage.call("abort", async { Ok(abort.send().await?) }).await {
                 // Completed after all, though its answer did not come: the object is swept.
                 Ok(_) | Err(Error::NotFound) => {}
                 Err(error) => tracing::warn!(%error, %key, "parts are left to the sweep"),
             }
         });
     }
+}
+
+/// Runs `call` on a task of its own. What it gives is dropped there if nobody waits any longer.
+async fn to_the_end<T: Send + 'static>(
+    tasks: &Tasks,
+    call: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    let (sender, receiver) = oneshot::channel();
+    tasks.spawn(async move {
+        // An error gives back what was to be sent, to be dropped: an upload that has begun is aborted.
+        let _ = sender.send(call.await);
+    });
+    let lost = |_| Err(Error::Unavailable("the task of a call was lost".to_owned()));
+    receiver.await.unwrap_or_else(lost)
 }

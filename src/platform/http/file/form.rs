@@ -18,7 +18,9 @@ pub(super) const MAX_AROUND: u64 = 16 * 1024;
 
 pub(super) struct Form {
     form: Multipart<'static>,
-    field: Field<'static>,
+    /// Until it has ended: the form gives no other as long as it is there.
+    field: Option<Field<'static>>,
+    content_type: String,
 }
 
 impl Form {
@@ -36,22 +38,29 @@ impl Form {
         })?;
         let mut form = Multipart::new(OneByOne::new(body.into_data_stream()), boundary);
         let field = pace.wait(form.next_field()).await?.map_err(broken)?;
-        Ok(Self { form, field: field.ok_or_else(not_one_file)? })
+        let field = field.ok_or_else(not_one_file)?;
+        let content_type = field.content_type().map(|found| found.essence_str().to_owned());
+        Ok(Self { form, field: Some(field), content_type: content_type.unwrap_or_default() })
     }
 
     /// What the part's own head says.
-    pub(super) fn content_type(&self) -> String {
-        self.field.content_type().map(|found| found.essence_str().to_owned()).unwrap_or_default()
+    pub(super) fn content_type(&self) -> &str {
+        &self.content_type
     }
 
     /// # Errors
     /// 400 when it breaks off, 408, 422 when something follows the file.
     pub(super) async fn next(&mut self, pace: &mut Pace) -> Result<Option<Bytes>, ApiError> {
-        let frame = pace.wait(self.field.chunk()).await?.map_err(broken)?;
-        if frame.is_none() && pace.wait(self.form.next_field()).await?.map_err(broken)?.is_some() {
-            return Err(not_one_file());
+        if let Some(field) = &mut self.field
+            && let Some(frame) = pace.wait(field.chunk()).await?.map_err(broken)?
+        {
+            return Ok(Some(frame));
         }
-        Ok(frame)
+        self.field = None;
+        match pace.wait(self.form.next_field()).await?.map_err(broken)? {
+            None => Ok(None),
+            Some(_) => Err(not_one_file()),
+        }
     }
 }
 

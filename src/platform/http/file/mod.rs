@@ -54,7 +54,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for FileOr<T> {
             "multipart/form-data" => {
                 let mut pace = Pace::of(&parts);
                 let form = Form::begin(content_type, body, &mut pace).await?;
-                let content_type = form.content_type();
+                let content_type = form.content_type().to_owned();
                 let source = Source::Form(Box::new(form));
                 Ok(Self::File(FileBody { source, pace, content_type, announced }))
             }
