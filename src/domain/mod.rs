@@ -37,6 +37,9 @@ const REPORTS: [&str; 5] = [
 /// Whose bodies may be files.
 const FILES: [&str; 2] = ["/v1/users/me/avatar", "/v1/products/{id}/image"];
 
+/// Which looks at a file, however large.
+const COMPLETE_UPLOAD: &str = "/v1/uploads/{id}/complete";
+
 /// The routes of every resource.
 pub fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -65,7 +68,11 @@ pub fn work() -> Registry<AppState> {
 
 /// Who goes first while there is more to do than can be done in time.
 pub fn priority(method: &Method, route: &str) -> Priority {
-    if !method.is_safe() {
+    if takes_file(method, route) || route == COMPLETE_UPLOAD {
+        // As long as the file is large, which says nothing about the others; and what was sent is
+        // there, or with the client, when it comes back.
+        Priority::Report
+    } else if !method.is_safe() {
         Priority::Write
     } else if REPORTS.contains(&route) {
         Priority::Report
@@ -92,7 +99,10 @@ mod tests {
         }
         for file in FILES {
             assert!(paths.contains_key(file), "{file}");
+            assert_eq!(priority(&Method::PUT, file), Priority::Report);
         }
+        assert!(paths.contains_key(COMPLETE_UPLOAD));
+        assert_eq!(priority(&Method::POST, COMPLETE_UPLOAD), Priority::Report);
         assert_eq!(priority(&Method::DELETE, "/v1/auth/sessions"), Priority::Write);
         assert_eq!(priority(&Method::GET, "/v1/orders/{id}"), Priority::Read);
     }

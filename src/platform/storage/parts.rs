@@ -186,7 +186,8 @@ impl Parts {
             .cache_control(objects::IMMUTABLE);
         let (storage, own_tasks) = (storage.clone(), tasks.clone());
         let begin = async move {
-            let begun = storage.call("create_parts", async { Ok(begin.send().await?) }).await?;
+            let begun =
+                storage.call("create_parts", Box::pin(async { Ok(begin.send().await?) })).await?;
             let id = begun.upload_id.ok_or_else(|| Error::Refused("it has no id".to_owned()))?;
             let (sent, turn) = (Vec::new(), Arc::new(Semaphore::new(1)));
             let (id, tasks, is_over) = (id.into(), own_tasks, false);
@@ -202,7 +203,7 @@ impl Parts {
         let send = send.part_number(number).body(ByteStream::from(part.bytes));
         let (storage, turn) = (self.storage.clone(), self.turn.clone().acquire_owned().await);
         let send = async move {
-            let sent = storage.call("send_part", async { Ok(send.send().await?) }).await;
+            let sent = storage.call("send_part", Box::pin(async { Ok(send.send().await?) })).await;
             drop((part.memory, turn));
             sent
         };
@@ -220,7 +221,7 @@ impl Parts {
         let complete = complete.upload_id(&*self.id).multipart_upload(parts);
         let (storage, turn) = (self.storage.clone(), self.turn.clone().acquire_owned().await);
         let complete = async move {
-            let send = async { Ok(complete.send().await?) };
+            let send = Box::pin(async { Ok(complete.send().await?) });
             let completed = storage.call("complete_parts", send).await;
             drop(turn);
             completed
@@ -242,7 +243,7 @@ impl Drop for Parts {
             let _turn = turn.acquire_owned().await;
             let abort = storage.0.client.abort_multipart_upload().bucket(&storage.0.bucket);
             let abort = abort.key(&*key).upload_id(&*id);
-            match storage.call("abort", async { Ok(abort.send().await?) }).await {
+            match storage.call("abort", Box::pin(async { Ok(abort.send().await?) })).await {
                 // Completed after all, though its answer did not come: the object is swept.
                 Ok(_) | Err(Error::NotFound) => {}
                 Err(error) => tracing::warn!(%error, %key, "parts are left to the sweep"),
