@@ -105,7 +105,8 @@ async fn what_is_no_picture_is_refused_and_leaves_nothing() {
     }
     let two = Form::new().part("file", part(&png)).part("more", part(&png));
     put_form(&customer, two).await.expect_problem(422, "validation_failed");
-    put_form(&customer, Form::new()).await.expect_problem(422, "validation_failed");
+    let none = put(&customer, AVATAR, "multipart/form-data; boundary=x", "--x--\r\n").await;
+    none.expect_problem(422, "validation_failed");
     put_form(&customer, Form::new().text("file", "text"))
         .await
         .expect_problem(415, "unsupported_media_type");

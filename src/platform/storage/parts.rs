@@ -8,7 +8,7 @@ use aws_sdk_s3::{
     types::{CompletedMultipartUpload, CompletedPart},
 };
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
@@ -187,7 +187,7 @@ impl Parts {
         let (storage, own_tasks) = (storage.clone(), tasks.clone());
         let begin = async move {
             let begun =
-                storage.call("create_parts", Box::pin(async { Ok(begin.send().await?) })).await?;
+                storage.call("create_parts", async { Ok(begin.send().await?) }.boxed()).await?;
             let id = begun.upload_id.ok_or_else(|| Error::Refused("it has no id".to_owned()))?;
             let (sent, turn) = (Vec::new(), Arc::new(Semaphore::new(1)));
             let (id, tasks, is_over) = (id.into(), own_tasks, false);
@@ -203,7 +203,7 @@ impl Parts {
         let send = send.part_number(number).body(ByteStream::from(part.bytes));
         let (storage, turn) = (self.storage.clone(), self.turn.clone().acquire_owned().await);
         let send = async move {
-            let sent = storage.call("send_part", Box::pin(async { Ok(send.send().await?) })).await;
+            let sent = storage.call("send_part", async { Ok(send.send().await?) }.boxed()).await;
             drop((part.memory, turn));
             sent
         };
@@ -221,7 +221,7 @@ impl Parts {
         let complete = complete.upload_id(&*self.id).multipart_upload(parts);
         let (storage, turn) = (self.storage.clone(), self.turn.clone().acquire_owned().await);
         let complete = async move {
-            let send = Box::pin(async { Ok(complete.send().await?) });
+            let send = async { Ok(complete.send().await?) }.boxed();
             let completed = storage.call("complete_parts", send).await;
             drop(turn);
             completed
@@ -243,7 +243,7 @@ impl Drop for Parts {
             let _turn = turn.acquire_owned().await;
             let abort = storage.0.client.abort_multipart_upload().bucket(&storage.0.bucket);
             let abort = abort.key(&*key).upload_id(&*id);
-            match storage.call("abort", Box::pin(async { Ok(abort.send().await?) })).await {
+            match storage.call("abort", async { Ok(abort.send().await?) }.boxed()).await {
                 // Completed after all, though its answer did not come: the object is swept.
                 Ok(_) | Err(Error::NotFound) => {}
                 Err(error) => tracing::warn!(%error, %key, "parts are left to the sweep"),
