@@ -32,7 +32,7 @@ pub(super) enum Picture {
     /// An upload that is completed already.
     Uploaded(Uuid),
     /// A file that came with the request; it is completed along with the change.
-    Received(Received),
+    Received(Box<Received>),
 }
 
 /// A verified file, in its place, whose upload is not completed yet.
@@ -52,7 +52,10 @@ impl Picture {
     ) -> Result<Self, ApiError> {
         match input {
             FileOr::Named(SetPicture { upload_id }) => Ok(Self::Uploaded(upload_id)),
-            FileOr::File(file) => receive(app, owner_id, purpose, file).await.map(Self::Received),
+            FileOr::File(file) => {
+                let received = receive(app, owner_id, purpose, file).await?;
+                Ok(Self::Received(Box::new(received)))
+            }
         }
     }
 
@@ -61,11 +64,12 @@ impl Picture {
     /// # Errors
     /// 409 `upload_expired` for what took far too long.
     pub(super) async fn complete(&self, tx: &mut Tx) -> Result<Option<Uuid>, ApiError> {
-        let Received { upload, facts } = match self {
+        let received = match self {
             Self::Nothing => return Ok(None),
             Self::Uploaded(id) => return Ok(Some(*id)),
             Self::Received(received) => received,
         };
+        let Received { upload, facts } = &**received;
         let completed = queries::complete(tx, upload.id, facts).await?;
         completed.ok_or_else(service::expired)?;
         jobs::enqueue(tx, &MakeVariants { upload_id: upload.id }).await?;
@@ -74,9 +78,10 @@ impl Picture {
 
     /// Deletes what is of no use any longer, now that this is the picture, or is not to be.
     pub(super) async fn clean_up<T>(&self, app: &AppState, outcome: &Result<T, ApiError>) {
-        let Self::Received(Received { upload, facts }) = self else {
+        let Self::Received(received) = self else {
             return;
         };
+        let Received { upload, facts } = &**received;
         if outcome.is_ok() {
             app.uploads_total.with_label_values(&[upload.purpose.as_str(), "completed"]).inc();
             service::delete_objects(app, &[keys::incoming(upload.id)]).await;
