@@ -29,7 +29,7 @@ async fn one_of_each() -> (Fleet, Client) {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_slow_receivers_delay_nobody_else() {
     // No time-out ends what hangs before the test does.
-    let fleet = Fleet::of(1).with_workers().set("SHOAL_WEBHOOK_TIMEOUT_MS", "600000");
+    let fleet = Fleet::of(1).with_workers().set("SHOAL_WEBHOOK_TIMEOUT_MS", "45000");
     let fleet = fleet.start().await;
     let admin = fleet.admin().await;
     let receiver = Receiver::start(|received| match received.path.as_str() {

@@ -21,9 +21,9 @@ use crate::platform::{context, shutdown::Tasks};
 /// The least that S3 takes for any part but the last.
 const PART_BYTES: usize = 5 * 1024 * 1024;
 
-/// For the buffers of all bodies of this process together: six whole parts, or hundreds of bodies
+/// For the buffers of all bodies of this process together: three whole parts, or hundreds of bodies
 /// that are known to be small.
-pub(super) const BUFFER_KIB: usize = 6 * PART_BYTES / 1024;
+pub(super) const BUFFER_KIB: usize = 3 * PART_BYTES / 1024;
 
 /// How long a body waits for a buffer. Each is given back within the time that a body may take,
 /// and most often within a second.
