@@ -1,8 +1,8 @@
 // Ten times the customers within ten seconds, as after a mention on television, and as quickly gone.
 
-import { lookUps, measureSince } from './caches.js';
-import { catalogue, visit } from './shop.js';
 import { thresholds } from './targets.js';
+
+export { setup, default, teardown } from './crowd.js';
 
 export const options = {
   stages: [
@@ -14,15 +14,3 @@ export const options = {
   ],
   thresholds: thresholds(),
 };
-
-export function setup() {
-  return { products: catalogue(), before: lookUps() };
-}
-
-export default function customer({ products }) {
-  visit(products);
-}
-
-export function teardown({ before }) {
-  measureSince(before);
-}

@@ -127,6 +127,7 @@ async fn others_are_the_administrators_business() {
     let change = fleet.client.patch(ME, &json!({ "name": "Ada" })).await;
     change.expect_problem(401, "unauthorized");
 
+    fleet.database.replicated().await;
     let seen = admin.get(&path).await;
     assert_eq!(seen.expect(200), ada.get(ME).await.expect(200));
     assert_eq!((seen.header("etag"), seen.header("cache-control")), ("\"1\"", "no-store"));
@@ -142,6 +143,7 @@ async fn an_administrator_finds_a_user_by_address() {
     let email = format!("{}+x@shoal.test", unique("ada"));
     let ada = fleet.client.register_as(&email).await;
     fleet.client.register().await;
+    fleet.database.replicated().await;
     let query = email.to_uppercase().replace('+', "%2B");
     let found = admin.get(&format!("/v1/users?email={query}")).await;
     let found = found.expect(200);
@@ -161,6 +163,7 @@ async fn administrators_page_through_users_newest_first() {
         expected.insert(0, json!(fleet.client.register().await.user_id));
     }
     expected.push(admin.get(ME).await.expect(200)["id"].clone());
+    fleet.database.replicated().await;
     let mut seen: Vec<Value> = Vec::new();
     let mut path = "/v1/users?limit=2".to_owned();
     loop {
@@ -171,6 +174,7 @@ async fn administrators_page_through_users_newest_first() {
         if seen.len() == 2 {
             // Who comes in meanwhile shifts nothing.
             fleet.client.register().await;
+            fleet.database.replicated().await;
         }
         if page["has_more"] == false {
             assert_eq!((reply.header("link"), &page["next_cursor"]), ("", &Value::Null));
