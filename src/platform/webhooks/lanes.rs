@@ -8,6 +8,7 @@
 //! many they are. Each of them has a place nearly always: by that it shows what it is.
 
 use std::{
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -37,8 +38,9 @@ const SEVERAL_IN_DOUBT: usize = 28;
 /// A receiver that takes longer is slow.
 const QUICK: Duration = Duration::from_secs(1);
 
-/// How long to wait for a place in the lane of a receiver that is not known to be slow.
+/// How long to wait in a full lane until somebody leaves it. While it moves, the wait goes on.
 const PATIENCE: Duration = Duration::from_millis(250);
+const MOST_WAITS: u32 = 4;
 
 /// Between two that are put off while nothing is known of a receiver's pace.
 const FIRST_PACE: Duration = Duration::from_millis(60);
@@ -82,6 +84,8 @@ struct State {
     pace: Duration,
     /// When the last one that was put off will have its turn.
     turn: Instant,
+    /// When a place was last taken or left.
+    moved: Instant,
 }
 
 /// The right to one request.
@@ -111,20 +115,11 @@ impl Lanes {
     /// There is no room: how long to put it off.
     pub(super) async fn enter(&self, receiver: Uuid) -> Result<Place, Duration> {
         let lane = self.lanes.get_with(receiver, || Arc::new(Lane::new()));
-        let places = lane.places.clone();
-        let permit = match places.clone().try_acquire_owned() {
+        let permit = match lane.places.clone().try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) if lane.state().standing == Standing::Slow => return Err(lane.put_off()),
-            Err(_) => match timeout(PATIENCE, places.acquire_owned()).await {
-                Ok(Ok(permit)) => permit,
-                Ok(Err(_)) | Err(_) => {
-                    // Nobody has left in this time: whoever comes next need not wait as well.
-                    lane.state().standing = Standing::Slow;
-                    return Err(lane.put_off());
-                }
-            },
+            Err(_) => lane.wait().await?,
         };
-        let is_quick = lane.state().standing == Standing::Quick;
+        let is_quick = lane.state().moved().standing == Standing::Quick;
         let doubt = if is_quick { None } else { self.doubt(&lane) };
         if !is_quick && doubt.is_none() {
             return Err(lane.put_off());
@@ -144,8 +139,9 @@ impl Lanes {
 
 impl Lane {
     fn new() -> Self {
-        let (pace, turn) = (FIRST_PACE, Instant::now());
-        let state = State { width: FIRST, surplus: 0, standing: Standing::Unknown, pace, turn };
+        let (standing, now) = (Standing::Unknown, Instant::now());
+        let state =
+            State { width: FIRST, surplus: 0, standing, pace: FIRST_PACE, turn: now, moved: now };
         Self {
             places: Arc::new(Semaphore::new(FIRST)),
             in_doubt: AtomicUsize::new(0),
@@ -157,11 +153,34 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A place that somebody leaves.
+    ///
+    /// # Errors
+    /// Nobody does, or others were first: how long to put it off.
+    async fn wait(&self) -> Result<OwnedSemaphorePermit, Duration> {
+        let mut place = pin!(self.places.clone().acquire_owned());
+        for _ in 0..MOST_WAITS {
+            if self.state().is_stuck() {
+                break;
+            }
+            if let Ok(Ok(permit)) = timeout(PATIENCE, &mut place).await {
+                return Ok(permit);
+            }
+        }
+        Err(self.put_off())
+    }
+
     /// One after the other, at the pace at which there will be room.
     fn put_off(&self) -> Duration {
         let mut state = self.state();
         let now = Instant::now();
-        let turn = state.turn.max(now) + state.pace;
+        if state.standing == Standing::Unknown && now - state.moved < QUICK {
+            // It may turn out to be quick, and then there is room for all.
+            return QUICK.mul_f64(rand::random_range(0.5..1.0));
+        }
+        // Those that are under way take no less than since when nobody has left.
+        let pace = state.pace.max((now - state.moved) / MOST as u32);
+        let turn = state.turn.max(now) + pace;
         let delay = turn - now;
         if delay > LONGEST {
             return LONGEST.mul_f64(rand::random_range(0.5..1.0));
@@ -172,6 +191,16 @@ impl Lane {
 }
 
 impl State {
+    fn moved(&mut self) -> &mut Self {
+        self.moved = Instant::now();
+        self
+    }
+
+    /// Whoever comes to a full lane need not wait.
+    fn is_stuck(&self) -> bool {
+        self.standing == Standing::Slow || self.moved.elapsed() >= PATIENCE
+    }
+
     /// Learns from a request that took `took`: whether there is to be one place more.
     fn learn(&mut self, took: Duration) -> bool {
         self.standing = if took > QUICK { Standing::Slow } else { Standing::Quick };
@@ -217,6 +246,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.lane.state();
+        state.moved();
         if self.took().is_some_and(|took| state.learn(took)) {
             self.lane.places.add_permits(1);
         }
@@ -258,7 +288,8 @@ mod tests {
     async fn a_receiver_that_does_not_answer_leaves_the_slots_to_others() {
         let (lanes, slow, other) = (Lanes::new(), Uuid::now_v7(), Uuid::now_v7());
         let places = fill(&lanes, slow, FIRST).await;
-        assert!(lanes.enter(slow).await.is_err(), "more than its share");
+        let delay = lanes.enter(slow).await.err().expect("more than its share");
+        assert!(delay >= QUICK / 2, "it may turn out to be quick: {delay:?}");
         fill(&lanes, other, FIRST).await;
         for place in places {
             leave(place, Duration::from_secs(15));
@@ -288,6 +319,41 @@ mod tests {
         let (entered, ()) =
             tokio::join!(lanes.enter(quick), async { leave(place, Duration::ZERO) });
         assert!(entered.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_moves_is_waited_for_though_others_were_first() {
+        let (lanes, receiver) = (Lanes::new(), Uuid::now_v7());
+        let places = fill(&lanes, receiver, FIRST).await;
+        let crowd = async {
+            let waiting = (0..FIRST).map(|_| lanes.enter(receiver));
+            let entered = futures::future::join_all(waiting).await;
+            // None has learnt anything, so that nobody makes room for two.
+            assert!(entered.iter().all(Result::is_ok));
+        };
+        let leave_slowly = async {
+            for place in places {
+                tokio::time::sleep(PATIENCE / 2).await;
+                drop(place);
+            }
+        };
+        tokio::join!(crowd, leave_slowly);
+    }
+
+    #[tokio::test]
+    async fn a_quick_receiver_that_hangs_is_left_alone_for_longer_and_longer() {
+        let (lanes, receiver) = (Lanes::new(), Uuid::now_v7());
+        for _ in FIRST..MOST {
+            leave(lanes.enter(receiver).await.ok().unwrap(), Duration::ZERO);
+        }
+        let _places = fill(&lanes, receiver, MOST).await;
+        let lane = lanes.lanes.get(&receiver).unwrap();
+        lane.state().moved = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        let mut last = Duration::ZERO;
+        for _ in 0..MOST {
+            last = lanes.enter(receiver).await.err().unwrap();
+        }
+        assert!(last > Duration::from_secs(9), "{last:?}");
     }
 
     #[tokio::test]
