@@ -4,8 +4,9 @@
 //! cannot gather all requests of the process; a time-out; and the breaker. Signing an address is
 //! no call: it goes on while the server is away.
 //!
-//! Reading order: this file, `objects.rs`, `presign.rs`, `parts.rs`, `error.rs`.
+//! Reading order: this file, `objects.rs`, `presign.rs`, `parts.rs`, `buffers.rs`, `error.rs`.
 
+mod buffers;
 mod error;
 mod objects;
 mod parts;
@@ -29,6 +30,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::buffers::Buffers;
 pub use self::{
     error::Error,
     objects::{Listed, MOST_KEYS, NewObject, Page},
@@ -81,8 +83,9 @@ struct Inner {
     prefix: String,
     timeout: Duration,
     places: Semaphore,
-    /// KiB, for the buffers of bodies that come in.
-    buffers: Arc<Semaphore>,
+    /// KiB that may be in use by bodies that come in.
+    memory: Arc<Semaphore>,
+    buffers: Arc<Buffers>,
     breaker: Breaker,
     seconds: HistogramVec,
 }
@@ -137,7 +140,8 @@ impl Storage {
             prefix: config.prefix.clone(),
             timeout: config.timeout,
             places: Semaphore::new(config.calls),
-            buffers: Arc::new(Semaphore::new(parts::BUFFER_KIB)),
+            memory: Arc::new(Semaphore::new(parts::MEMORY_KIB)),
+            buffers: Arc::default(),
             breaker,
             seconds: metrics.seconds_vec(
                 "s3_call_duration_seconds",

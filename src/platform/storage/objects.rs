@@ -7,11 +7,11 @@ use aws_sdk_s3::{
     primitives::ByteStream,
     types::{Delete, ObjectIdentifier},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt;
 use time::OffsetDateTime;
 
-use super::{Error, Storage};
+use super::{Error, Storage, buffers::Buffer};
 
 /// Objects never change under their key, and are nothing to be opened in a page.
 pub(super) const IMMUTABLE: &str = "public, max-age=31536000, immutable";
@@ -55,7 +55,8 @@ impl Storage {
             if found != Some(size) {
                 return Err(Error::WrongSize(found.unwrap_or_default()));
             }
-            collect(object.body, size).await
+            let bytes = usize::try_from(size).map_err(|error| Error::Refused(error.to_string()))?;
+            collect(object.body, self.0.buffers.take(bytes), bytes).await
         };
         self.call("get", read.boxed()).await
     }
@@ -147,17 +148,15 @@ impl Storage {
     }
 }
 
-async fn collect(mut body: ByteStream, size: u64) -> Result<Bytes, Error> {
+async fn collect(mut body: ByteStream, mut bytes: Buffer, size: usize) -> Result<Bytes, Error> {
     let broken = |error: aws_sdk_s3::primitives::ByteStreamError| {
         Error::Unavailable(DisplayErrorContext(&error).to_string())
     };
-    let size = usize::try_from(size).map_err(|error| Error::Refused(error.to_string()))?;
-    let mut bytes = BytesMut::with_capacity(size);
     while let Some(part) = body.try_next().await.map_err(broken)? {
         if bytes.len() + part.len() > size {
             return Err(Error::WrongSize(bytes.len() as u64 + part.len() as u64));
         }
-        bytes.extend_from_slice(&part);
+        bytes.extend(&part);
     }
     if bytes.len() < size {
         return Err(Error::Unavailable("the object ended early".to_owned()));

@@ -7,7 +7,7 @@ use aws_sdk_s3::{
     primitives::ByteStream,
     types::{CompletedMultipartUpload, CompletedPart},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -15,19 +15,22 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Error, Inner, NewObject, Storage, objects};
+use super::{
+    Error, Inner, NewObject, Storage,
+    buffers::{Buffer, Buffers},
+    objects,
+};
 use crate::platform::{context, shutdown::Tasks};
 
 /// The least that S3 takes for any part but the last.
 const PART_BYTES: usize = 5 * 1024 * 1024;
 
-/// For the buffers of all bodies of this process together: three whole parts, or hundreds of bodies
-/// that are known to be small.
-pub(super) const BUFFER_KIB: usize = 3 * PART_BYTES / 1024;
+/// For all bodies of this process together: three of more than 1 MiB, or dozens of smaller ones.
+pub(super) const MEMORY_KIB: usize = 3 * PART_BYTES / 1024;
 
-/// How long a body waits for a buffer. Each is given back within the time that a body may take,
+/// How long a body waits for memory. It is given back within the time that a body may take,
 /// and most often within a second.
-const BUFFER_WAIT: Duration = Duration::from_secs(10);
+const MEMORY_WAIT: Duration = Duration::from_secs(10);
 
 /// What was stored.
 #[derive(Debug, Clone, Copy)]
@@ -76,10 +79,10 @@ impl Storage {
         if size.announced.is_some_and(|announced| announced > size.max) {
             return Err(StreamError::TooLarge);
         }
-        // HTTP lets no body be larger than its length says, and the buffer has room for no more.
+        // HTTP lets no body be larger than its length says, and the part has room for no more.
         let max = size.announced.unwrap_or(size.max);
         let room = usize::try_from(max).map_or(PART_BYTES, |max| max.clamp(1, PART_BYTES));
-        let mut buffer = self.buffer(room).await?;
+        let mut part = self.part(room).await?;
         let mut body = pin!(body);
         let mut hash = Sha256::new();
         let mut received = 0;
@@ -93,43 +96,46 @@ impl Storage {
             hash.update(&frame);
             while !frame.is_empty() {
                 // Only now that something follows: the last part must not be empty.
-                if buffer.is_full() {
+                if part.is_full() {
                     let parts = match &mut parts {
                         Some(parts) => parts,
                         None => parts.insert(Parts::begin(self, tasks, new).await?),
                     };
-                    parts.send(buffer.take()).await?;
+                    parts.send(part.take()).await?;
                 }
-                buffer.fill(&mut frame);
+                part.fill(&mut frame);
             }
         }
         match parts {
             _ if received == 0 => return Err(StreamError::Empty),
-            None => self.put(new, buffer.take().bytes).await?,
+            None => self.put(new, part.take().bytes).await?,
             Some(mut parts) => {
-                parts.send(buffer.take()).await?;
+                parts.send(part.take()).await?;
                 parts.complete().await?;
             }
         }
         Ok(Stored { size: received, sha256: hash.finalize().into() })
     }
 
-    /// A buffer of `size` bytes, once there is memory for it.
-    async fn buffer(&self, size: usize) -> Result<Buffer, Error> {
-        let kib = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
-        let memory = self.0.buffers.clone().acquire_many_owned(kib);
-        let memory = timeout(context::remaining(BUFFER_WAIT), memory).await;
+    /// A part of `size` bytes, once there is memory for it.
+    async fn part(&self, size: usize) -> Result<Filling, Error> {
+        let kib = u32::try_from(Buffers::room(size).div_ceil(1024)).unwrap_or(u32::MAX);
+        let memory = self.0.memory.clone().acquire_many_owned(kib);
+        let memory = timeout(context::remaining(MEMORY_WAIT), memory).await;
         let Ok(Ok(memory)) = memory else {
             return Err(Error::Busy);
         };
-        Ok(Buffer { bytes: BytesMut::new(), size, memory: Arc::new(memory) })
+        let buffers = self.0.buffers.clone();
+        Ok(Filling { buffer: None, size, buffers, memory: Arc::new(memory) })
     }
 }
 
-/// One part, as it comes in.
-struct Buffer {
-    bytes: BytesMut,
+/// A part, as it comes in.
+struct Filling {
+    /// None before the first of its bytes: that of the part before is used again.
+    buffer: Option<Buffer>,
     size: usize,
+    buffers: Arc<Buffers>,
     memory: Arc<OwnedSemaphorePermit>,
 }
 
@@ -139,21 +145,21 @@ struct Part {
     memory: Arc<OwnedSemaphorePermit>,
 }
 
-impl Buffer {
+impl Filling {
     fn is_full(&self) -> bool {
-        self.bytes.len() == self.size
+        self.buffer.as_ref().is_some_and(|buffer| buffer.len() == self.size)
     }
 
     /// Takes from `frame` what there is room for.
     fn fill(&mut self, frame: &mut Bytes) {
-        // The memory of the part before is used again, now that it has been sent.
-        self.bytes.reserve(self.size - self.bytes.len());
-        let room = frame.len().min(self.size - self.bytes.len());
-        self.bytes.extend_from_slice(&frame.split_to(room));
+        let buffer = self.buffer.get_or_insert_with(|| self.buffers.take(self.size));
+        let room = frame.len().min(self.size - buffer.len());
+        buffer.extend(&frame.split_to(room));
     }
 
     fn take(&mut self) -> Part {
-        Part { bytes: self.bytes.split().freeze(), memory: self.memory.clone() }
+        let bytes = self.buffer.take().map(Buffer::freeze).unwrap_or_default();
+        Part { bytes, memory: self.memory.clone() }
     }
 }
 
