@@ -1,5 +1,6 @@
 //! The subcommands, one function each, or a file where there are many.
 
+mod audit;
 mod jobs;
 
 use std::{
@@ -52,6 +53,9 @@ enum Command {
     Migrate,
     /// Print the OpenAPI document
     Openapi,
+    /// Before scaling out: look at every server and at this configuration; exit code 1 if anything
+    /// is not as it should be
+    Audit(Box<audit::Audit>),
     /// Ask a URL for its health: exit code 0 for a 2xx answer
     Healthcheck { url: url::Url },
     /// Print every environment variable with its default, as `.env.example` has them
@@ -128,7 +132,9 @@ impl Cli {
     /// Every mistake.
     pub fn check_environment(&self) -> Result<(), config::Mistakes> {
         let own = match self.command {
-            Command::Serve { .. } | Command::Worker => Config::read(&process_environment).map(drop),
+            Command::Serve { .. } | Command::Worker | Command::Audit(_) => {
+                Config::read(&process_environment).map(drop)
+            }
             _ => Ok(()),
         };
         let telemetry = config::read_telemetry(&process_environment).map(drop);
@@ -145,6 +151,7 @@ impl Cli {
             Command::Worker => Box::pin(work()).await,
             Command::Migrate => migrate().await,
             Command::Openapi => print(&format!("{}\n", app::openapi().to_pretty_json()?)),
+            Command::Audit(audit) => Box::pin(audit.run()).await,
             Command::Healthcheck { url } => healthcheck(&url).await,
             Command::Env => print(&config::example()),
             Command::Keys(Keys::Generate) => print(&tokens::generate_key()?),

@@ -120,6 +120,19 @@ impl Mailer {
         }
     }
 
+    /// Whether the server lets us in, asked past the breaker.
+    pub(in crate::platform) async fn ping(&self) -> Result<(), String> {
+        match self.transport.test_connection().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("the mail server does not answer as one".to_owned()),
+            // Its own words may have an address in them.
+            Err(error) => Err(match error.status() {
+                Some(code) => format!("the mail server answered {code}"),
+                None => "the mail server cannot be reached".to_owned(),
+            }),
+        }
+    }
+
     fn message(&self, mail: Mail<'_>) -> Result<Message, Failure> {
         let Mail { id, to, subject, text } = mail;
         let encoding = ContentTransferEncoding::QuotedPrintable;

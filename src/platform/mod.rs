@@ -10,6 +10,7 @@
 //! `db` (pools, reads, transactions), `redis`, `cache`, `sessions`, `idempotency`, `events`, `jobs`,
 //! `http_client`, `webhooks`, then `http`. The rest is small and stands alone.
 
+pub mod audit;
 pub mod bell;
 pub mod breaker;
 pub mod cache;

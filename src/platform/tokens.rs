@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// Clocks of replicas may differ by this much.
-const LEEWAY: Duration = Duration::from_secs(30);
+pub(in crate::platform) const LEEWAY: Duration = Duration::from_secs(30);
 
 /// `typ` of an access token (RFC 9068), so that no other kind of JWT passes for one.
 const TOKEN_TYPE: &str = "at+jwt";
@@ -191,6 +191,13 @@ impl Tokens {
     pub fn key_set(&self) -> &JwkSet {
         &self.inner.key_set
     }
+}
+
+/// The id of each configured key, or what is wrong with it.
+pub(in crate::platform) fn key_ids(config: &Config) -> Vec<Result<String, String>> {
+    let blocks = pem_blocks(config.private_keys.expose_secret());
+    let id = |pem: String| read_key(&pem).map(|(id, ..)| id).map_err(|error| error.to_string());
+    blocks.map(id).collect()
 }
 
 /// A new signing key as PKCS#8 PEM.

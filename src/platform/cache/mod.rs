@@ -38,6 +38,7 @@ use prometheus::{IntCounter, IntCounterVec};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, mpsc};
 
+pub(in crate::platform) use self::store::{BURIAL, LEASE as LOAD_LEASE};
 pub use self::{
     entry::{Entry, Error, Found, Status},
     eviction::{Burial, Eviction},

@@ -14,10 +14,10 @@ use crate::platform::{
 
 /// How long a load may take: longer than a statement may. Should its process die, the others wait
 /// no longer than this.
-const LEASE: Duration = Duration::from_secs(4);
+pub(in crate::platform) const LEASE: Duration = Duration::from_secs(4);
 
 /// After this long a writer that has buried an entry has either committed or never will.
-const BURIAL: Duration = Duration::from_secs(30);
+pub(in crate::platform) const BURIAL: Duration = Duration::from_secs(30);
 
 /// How long the position of a write is remembered: longer than any load that began before it.
 const SETTLED: Duration = Duration::from_secs(3_600);

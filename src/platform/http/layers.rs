@@ -52,7 +52,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 pub type TakesFile = fn(&Method, &str) -> bool;
 
 /// How long a write may go on after its deadline: longer than the time-outs of the database.
-const OVERTIME: Duration = Duration::from_secs(5);
+pub(in crate::platform) const OVERTIME: Duration = Duration::from_secs(5);
 
 const MAX_URI_BYTES: usize = 4 * 1024;
 const MAX_HEAD_BYTES: usize = 16 * 1024;

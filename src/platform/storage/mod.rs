@@ -41,7 +41,7 @@ use super::{breaker::Breaker, context, metrics::Metrics};
 
 /// How long a call waits for others to end before it is told to come back. With the call's own
 /// time-out it makes less than the 3 s within which a step of an upload is answered.
-const PLACE_WAIT: Duration = Duration::from_millis(500);
+pub(in crate::platform) const PLACE_WAIT: Duration = Duration::from_millis(500);
 
 /// A server that accepts no connection for this long will not answer in time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -161,6 +161,11 @@ impl Storage {
     /// than one call may take, so that a slow server is not waited for again and again.
     pub fn patience(&self) -> Duration {
         self.0.timeout + PLACE_WAIT / 2
+    }
+
+    /// The end of the path of an object's address.
+    pub(in crate::platform) fn path_of(&self, key: &str) -> String {
+        format!("/{}", self.full_key(key))
     }
 
     /// As the bucket has it.

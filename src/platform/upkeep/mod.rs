@@ -72,7 +72,7 @@ enum Clean {
 const BATCH: i64 = 1_000;
 
 /// Months that are there before they begin.
-const MONTHS_AHEAD: i32 = 3;
+pub(in crate::platform) const MONTHS_AHEAD: i32 = 3;
 
 /// Longer than any batch takes: renewed with each.
 const PURGE_LOCK: Duration = Duration::from_secs(30);
