@@ -13,6 +13,8 @@
 mod support;
 
 mod admin;
+mod audit;
+mod audit_servers;
 mod auth;
 mod cache;
 mod catalogue;

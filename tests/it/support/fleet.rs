@@ -212,7 +212,7 @@ pub fn environment(database: &str) -> HashMap<String, String> {
     environment_of(topology(), database)
 }
 
-fn environment_of(topology: &Topology, database: &str) -> HashMap<String, String> {
+pub(super) fn environment_of(topology: &Topology, database: &str) -> HashMap<String, String> {
     static KEY: OnceLock<String> = OnceLock::new();
     let key = KEY.get_or_init(|| shoal::platform::tokens::generate_key().unwrap());
     let s3 = topology.s3.clone();

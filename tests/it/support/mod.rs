@@ -1,6 +1,7 @@
 //! What the tests share: a database of one's own, replicas in front of it, and a client whose
 //! methods are named after requests.
 
+mod audited;
 mod bucket;
 mod client;
 mod cluster;
@@ -8,18 +9,21 @@ pub mod crew;
 mod database;
 pub mod errands;
 mod fleet;
+mod forger;
 mod live;
 mod raw;
 mod receiver;
 mod uploads;
 
 pub use self::{
+    audited::{Audited, DEPLOYMENT},
     bucket::Bucket,
     client::{Client, PASSWORD, Reply, order},
     cluster::Cluster,
     crew::Crew,
     database::Database,
     fleet::{Fleet, FleetBuilder, Replica, ask_redis, environment, own_redis},
+    forger::{Forger, replace},
     live::{Block, Live},
     raw::HANG,
     receiver::{Answer, Received, Receiver},
