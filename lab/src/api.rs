@@ -8,11 +8,22 @@ use crate::error::Result;
 use crate::net::replies;
 use crate::ports::Port;
 use crate::process::{Launch, Process};
-use crate::run::output_of;
+use crate::run::{output_of, said};
 use crate::site::{Site, write_private};
 use crate::topology::Topology;
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// What every process of the service is set to here, unless it is to be otherwise.
+const OWN: [(&str, &str); 5] = [
+    ("HOST", "127.0.0.1"),
+    ("TRUSTED_PROXIES", "127.0.0.1/32"),
+    ("SHOAL_LOG_FORMAT", "json"),
+    ("RUST_LOG", "info"),
+    // The delay gives a balancer time to notice. When the lab stops, nginx has gone before, and the
+    // delay would only keep whoever pressed Ctrl-C waiting.
+    ("SHOAL_DRAIN_DELAY_MS", "0"),
+];
 
 /// How `shoal` is run in a site.
 #[derive(Clone, Debug)]
@@ -79,6 +90,17 @@ impl Shoal {
     }
 }
 
+impl Shoal {
+    /// What `shoal audit` says, as one that is started here would be set, whether all is well or not.
+    pub(crate) fn audit(&self, options: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.args(["audit", "--brief"]).args(options).env_clear();
+        let own = OWN.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        command.envs(own.chain(self.env.iter().cloned()));
+        said(&mut command, "audit the servers")
+    }
+}
+
 /// A running API replica, stopped when this is dropped.
 #[derive(Debug)]
 pub struct Api {
@@ -132,16 +154,8 @@ impl Worker {
 /// Starts the binary in one of its roles, and waits until it is ready.
 fn start(site: &Site, name: &str, role: &str, port: &Port, shoal: &Shoal) -> Result<Process> {
     let number = port.number();
-    let own = [
-        ("HOST", "127.0.0.1"),
-        ("PORT", &number.to_string()),
-        ("TRUSTED_PROXIES", "127.0.0.1/32"),
-        ("SHOAL_LOG_FORMAT", "json"),
-        ("RUST_LOG", "info"),
-        // The delay gives a balancer time to notice. When the lab stops, nginx has gone before, and the
-        // delay would only keep whoever pressed Ctrl-C waiting.
-        ("SHOAL_DRAIN_DELAY_MS", "0"),
-    ];
+    let port = number.to_string();
+    let own = OWN.iter().copied().chain([("PORT", &*port)]);
     let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let launch = site.launch_as_self(name, &shoal.binary).arg(role);
     // Last, so that `with_setting` can replace what the lab would set.

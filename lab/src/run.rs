@@ -61,3 +61,14 @@ pub(crate) fn output_of(command: &mut Command, input: &str, what: &str) -> Resul
         output.status
     )))
 }
+
+/// Runs a short command whose exit code is part of what it says, and answers its standard output.
+pub(crate) fn said(command: &mut Command, what: &str) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().cannot(|| what.to_owned())?;
+    let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    if text.is_empty() {
+        let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+        return Err(Error::new(format!("cannot {what}: {said}")));
+    }
+    Ok(text)
+}

@@ -2,13 +2,20 @@
 
 use std::collections::BTreeSet;
 
+use deadpool_redis::redis::Value;
 use lab::ports::Port;
 use shoal::platform::tokens::generate_key;
 
 use crate::{
     cli::shoal,
-    support::{Audited, DEPLOYMENT, Fleet, Forger, replace, topology},
+    support::{Audited, DEPLOYMENT, Fleet, Forger, ask_redis, replace, topology, unique},
 };
+
+fn text_of_a_scaler(most: u32) -> String {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/base/api-scaling.yaml");
+    let text = std::fs::read_to_string(shipped).unwrap();
+    text.replace("maxReplicas: 20", &format!("maxReplicas: {most}"))
+}
 
 /// A port that nobody listens on.
 fn closed() -> u16 {
@@ -119,24 +126,29 @@ async fn each_part_of_the_deployment_that_does_not_fit_is_told() {
         }
         audited.audit(&[], &options).await.expect_failed(told);
     }
-    let base = format!("{}/k8s/base/api.yaml", env!("CARGO_MANIFEST_DIR"));
-    let shipped = std::fs::read_to_string(&base).unwrap();
-    let file = topology().scratch_dir("").join(crate::support::unique("manifest"));
+    // Manifests spread replicas, and the servers of this test are on one machine.
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/base/api.yaml");
+    let options = [&DEPLOYMENT[..], &["--manifest", shipped]].concat();
+    audited.audit(&[], &options).await.expect_failed("drivers.shared");
+    let text = std::fs::read_to_string(shipped).unwrap();
+    let file = topology().scratch_dir("").join(unique("manifest"));
+    let migrates = "      initContainers: [{ args: [migrate] }]\n      containers:";
     for (from, to, told) in [
         ("path: /health/live, port", "path: /health/ready, port", "probes.paths"),
-        (
-            "      containers:",
-            "      initContainers: [{ args: [migrate] }]\n      containers:",
-            "schema.separate",
-        ),
+        ("      containers:", migrates, "schema.separate"),
     ] {
-        let manifest = shipped.replace(from, to);
-        assert_ne!(manifest, shipped);
+        let manifest = text.replace(from, to);
+        assert_ne!(manifest, text);
         std::fs::write(&file, manifest).unwrap();
-        let path = ["--manifest", file.to_str().unwrap()];
-        let options = [&DEPLOYMENT[..], &path].concat();
-        audited.audit(&[], &options).await.expect_failed(told);
+        let options = [&DEPLOYMENT[..], &["--manifest", file.to_str().unwrap()]].concat();
+        let report = audited.audit(&[], &options).await;
+        assert_eq!(report.failed(), ["drivers.shared", told], "{report:#?}");
     }
+    // An autoscaler alone tells how many there may be.
+    let scaler = text_of_a_scaler(400);
+    std::fs::write(&file, scaler).unwrap();
+    let options = [&DEPLOYMENT[2..], &["--hpa", file.to_str().unwrap()]].concat();
+    audited.audit(&[], &options).await.expect_failed("connections.clients");
     let unreadable = shoal(&audited.settings, &["audit", "--manifest", "/nowhere"], "").await;
     assert_eq!(unreadable.code, 1);
     assert!(unreadable.stderr.contains("cannot read /nowhere"), "{}", unreadable.stderr);
@@ -182,9 +194,9 @@ async fn each_fault_of_redis_is_told() {
         ("CONFIG SET appendonly yes", "CONFIG SET appendonly no", "redis.persistence"),
         ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "redis.primary"),
     ] {
-        let _: deadpool_redis::redis::Value = crate::support::ask_redis(redis, fault).await;
+        let _: Value = ask_redis(redis, fault).await;
         audited.audit_deployed(&[]).await.expect_failed(told);
-        let _: deadpool_redis::redis::Value = crate::support::ask_redis(redis, heal).await;
+        let _: Value = ask_redis(redis, heal).await;
     }
     assert_eq!(audited.audit_deployed(&[]).await.failed(), [""; 0]);
     let nodes = format!("{},{}", redis.url(), redis.url());

@@ -1,11 +1,17 @@
-//! The numbers that are shipped fit together: who waits for whom, and for how many connections.
+//! The numbers that are shipped fit together, by the rules of `shoal audit`: who waits for whom, and
+//! for how many connections.
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path, time::Duration};
 
-/// What the last tasks have after the drain: `platform/shutdown.rs`.
-const LAST_TASKS_SECS: u64 = 5;
-/// What Postgres keeps for migrations, replication and people.
-const SPARE_CONNECTIONS: u64 = 10;
+use shoal::{
+    config::Config,
+    platform::audit::{
+        connections::{self, Connections},
+        deployment::{Deployment, Surge, Workload},
+        manifest, nginx,
+        timeouts::{self, RoleTimeouts, Timings},
+    },
+};
 
 fn read(path: &str) -> String {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path));
@@ -15,59 +21,146 @@ fn read(path: &str) -> String {
 /// The number that follows `key` where it stands first.
 fn number(text: &str, key: &str) -> u64 {
     let (_, rest) = text.split_once(key).unwrap_or_else(|| panic!("there is no {key}"));
-    let rest = rest.trim_start_matches([' ', ':', '=', '"']);
+    let rest = rest.trim_start_matches([' ', ':', '=', '"', '\'']);
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     rest[..end].parse().unwrap_or_else(|_| panic!("{key} has no number: {rest:.20}"))
 }
 
-/// How long a process may take to end after SIGTERM.
-fn drain_secs(settings: &str) -> u64 {
-    let millis = number(settings, "SHOAL_DRAIN_DELAY_MS") + number(settings, "SHOAL_DRAIN_CAP_MS");
-    millis / 1000 + LAST_TASKS_SECS
+/// All of the base, as if it were one file.
+fn base() -> Deployment {
+    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s/base")).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    let yaml = paths.filter(|path| path.extension().is_some_and(|kind| kind == "yaml"));
+    let texts: Vec<String> = yaml.map(|path| fs::read_to_string(path).unwrap()).collect();
+    manifest::read(&texts.join("\n---\n")).unwrap()
 }
 
-#[test]
-fn nobody_is_killed_while_draining() {
+/// The base as the overlay for development changes it.
+fn development() -> Deployment {
+    let overlay = read("k8s/overlays/dev/kustomization.yaml");
+    let mut deployment = base();
+    let most = number(&overlay, "/spec/maxReplicas, value") as u32;
+    (deployment.api.most, deployment.worker.most) = (Some(most), Some(most));
+    deployment.poolers = Some(number(&overlay, "/spec/replicas, value") as u32);
+    deployment
+}
+
+/// What compose starts. Its services are replaced, not rolled.
+fn composed() -> Deployment {
     let compose = read("docker-compose.scale.yml");
-    assert!(number(&compose, "stop_grace_period") >= drain_secs(&compose));
+    let grace = Some(Duration::from_secs(number(&compose, "stop_grace_period")));
+    let of =
+        |most| Workload { most: Some(most), surge: Surge::Pods(0), grace, ..Workload::default() };
+    Deployment {
+        // As many as the file speaks of.
+        api: of(number(&compose, "of each of up to") as u32 - 1),
+        worker: of(1),
+        poolers: Some(1),
+        proxy: Some(nginx::read(&read("nginx/nginx.conf")).unwrap()),
+        ..Deployment::default()
+    }
+}
 
-    let drain = drain_secs(&read("k8s/base/config.env"));
-    let (api, worker) = (read("k8s/base/api.yaml"), read("k8s/base/worker.yaml"));
-    // Kubernetes counts the grace from before the preStop.
-    let before = number(&api, "sleep: { seconds");
-    assert!(number(&api, "terminationGracePeriodSeconds") >= before + drain);
-    assert!(number(&worker, "terminationGracePeriodSeconds") >= drain);
+/// `NAME=value` of a file, and of `NAME: "value"`.
+fn settings(text: &str) -> HashMap<String, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let pairs = lines.filter_map(|line| line.split_once('=').or_else(|| line.split_once(": ")));
+    pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()
+}
+
+/// The bounds of a deployment with these settings, and with the roles and the PgBouncer that are
+/// shipped.
+fn timings(settings: &HashMap<String, String>, deployment: &Deployment) -> (Timings, u64) {
+    let lookup = |name: &str| match name {
+        "DATABASE_URL" => Some("postgres://localhost/shoal".to_owned()),
+        "REDIS_URL" => Some("redis://localhost".to_owned()),
+        "JWT_PRIVATE_KEYS" => Some("unused".to_owned()),
+        name => settings.get(name).filter(|_| !name.ends_with("_FILE")).cloned(),
+    };
+    let config = Config::read(&lookup).unwrap();
+    let roles = read("postgres/roles.sql");
+    let of_role = |name| Duration::from_secs(number(&roles, &format!("set {name} =")));
+    let (http, server) = (&config.http.layers, &config.http.server);
+    let timings = Timings {
+        request: http.request_timeout,
+        body: http.body_timeout,
+        acquire: config.database.acquire_timeout,
+        look: config.database.look_timeout,
+        redis: config.redis.timeout,
+        s3: config.storage.timeout,
+        lease: config.jobs.lease,
+        drain_delay: server.drain_delay,
+        drain_cap: server.drain_cap,
+        role: Some(RoleTimeouts {
+            statement: of_role("statement_timeout"),
+            lock: of_role("lock_timeout"),
+            idle_in_transaction: of_role("idle_in_transaction_session_timeout"),
+        }),
+        query_wait: Some(Duration::from_secs(number(
+            &read("pgbouncer/pgbouncer.ini"),
+            "\nquery_wait_timeout",
+        ))),
+        proxy: deployment.proxy,
+    };
+    (timings, config.database.pool_size as u64)
+}
+
+/// What does not fit, of all rules.
+fn objections(
+    deployment: &Deployment,
+    settings: &HashMap<String, String>,
+    limits: &str,
+) -> Vec<String> {
+    let (timings, pool_size) = timings(settings, deployment);
+    // Postgres as the repository configures it in containers; three are superusers'.
+    let max_connections = number(&read("compose/postgres.sh"), "MAX_CONNECTIONS") - 3;
+    let connections = Connections {
+        deployment: deployment.clone(),
+        pool_size,
+        max_clients: Some(number(limits, "MAX_CLIENT_CONN")),
+        servers: Some(number(limits, "DEFAULT_POOL_SIZE")),
+        max_connections: Some(max_connections),
+    };
+    let mut found = connections::objections(&connections);
+    found.extend(timeouts::objections(&timings, deployment));
+    found
 }
 
 #[test]
-fn proxies_wait_for_longer_than_the_program() {
-    let deadline = number(&read(".env.example"), "SHOAL_REQUEST_TIMEOUT_MS") / 1000;
-    let nginx = number(&read("nginx/nginx.conf"), "proxy_read_timeout");
-    let ingress = number(&read("k8s/base/ingress.yaml"), "proxy-read-timeout");
-    assert!(nginx > deadline && ingress > deadline, "{nginx} {ingress} {deadline}");
-    // An idle connection to a replica is let go before its listener closes.
-    let keepalive = number(&read("nginx/nginx.conf"), "        keepalive_timeout");
-    let delay = number(&read("docker-compose.scale.yml"), "SHOAL_DRAIN_DELAY_MS") / 1000;
-    assert!(keepalive < delay, "{keepalive} {delay}");
-}
-
-#[test]
-fn connections_suffice_for_the_largest_fleet() {
-    let settings = read("k8s/base/config.env");
-    let most = number(&read("k8s/base/api-scaling.yaml"), "maxReplicas")
-        + number(&read("k8s/base/worker-scaling.yaml"), "maxReplicas");
-    let with_surge = most + most.div_ceil(4);
+fn what_is_shipped_for_kubernetes_fits() {
+    let (base, development) = (base(), development());
+    assert_eq!((base.api.most, base.worker.most), (Some(20), Some(10)), "found in the manifests");
+    assert_eq!((base.poolers, development.poolers), (Some(2), Some(1)));
+    assert_eq!((development.api.most, development.worker.most), (Some(3), Some(3)));
+    assert_eq!(base.migrate_at_start, [""; 0]);
+    let settings = settings(&read("k8s/base/config.env"));
     let limits = read("k8s/base/kustomization.yaml");
-    let clients = with_surge * number(&settings, "SHOAL_DB_POOL_SIZE");
-    assert!(clients <= number(&limits, "MAX_CLIENT_CONN"), "{clients} clients");
+    for deployment in [&base, &development] {
+        assert_eq!(objections(deployment, &settings, &limits), [""; 0]);
+    }
 
-    // Postgres as the repository configures it in containers.
-    let postgres = number(&read("compose/postgres.sh"), "MAX_CONNECTIONS") - SPARE_CONNECTIONS;
-    let poolers = number(&read("k8s/base/pgbouncer.yaml"), "replicas");
-    let servers = poolers * number(&limits, "DEFAULT_POOL_SIZE");
-    assert!(servers <= postgres, "{servers} of {postgres}");
-    let composed = read("docker-compose.scale.yml");
-    assert!(number(&composed, "DEFAULT_POOL_SIZE") <= postgres);
+    let mut large = base.clone();
+    large.api.most = Some(80);
+    assert_eq!(objections(&large, &settings, &limits).len(), 1, "clients");
+    let crowded = Deployment { poolers: Some(3), ..base.clone() };
+    assert_eq!(objections(&crowded, &settings, &limits).len(), 1, "servers");
+    let mut hasty = base.clone();
+    hasty.api.grace = Some(Duration::from_secs(39));
+    assert_eq!(objections(&hasty, &settings, &limits).len(), 1, "grace");
+    let mut impatient = base;
+    impatient.proxy.iter_mut().for_each(|proxy| proxy.read = Some(Duration::from_secs(5)));
+    assert_eq!(objections(&impatient, &settings, &limits).len(), 1, "proxy");
+}
+
+#[test]
+fn what_is_shipped_for_compose_fits() {
+    let compose = read("docker-compose.scale.yml");
+    let settings = settings(&compose);
+    assert_eq!(settings["SHOAL_DRAIN_CAP_MS"], "25000", "found in the file");
+    assert_eq!(objections(&composed(), &settings, &compose), [""; 0]);
+    let mut hasty = settings.clone();
+    hasty.insert("SHOAL_DRAIN_DELAY_MS".to_owned(), "4000".to_owned());
+    assert_eq!(objections(&composed(), &hasty, &compose).len(), 1, "keepalive");
 }
 
 #[test]
@@ -75,4 +168,5 @@ fn a_number_is_found_in_every_notation() {
     assert_eq!(number("a: 1\nb=22\nc: \"333\"", "c"), 333);
     assert_eq!(number("a: 1\nb=22", "b"), 22);
     assert_eq!(number("seconds: 5 }", "seconds"), 5);
+    assert_eq!(number("set a = '3s'", "set a ="), 3);
 }

@@ -168,7 +168,7 @@ fn sql_has_its_place(source: &Source) -> Vec<String> {
     if source.name() == "queries.rs" || SQL_OF_THE_PLATFORM.contains(&source.path.as_str()) {
         return Vec::new();
     }
-    source.lines_with(&["sqlx::query", "query!(", "query_as!(", "query_scalar!("])
+    source.lines_with(&["sqlx::query", "raw_sql(", "query!(", "query_as!(", "query_scalar!("])
 }
 
 #[test]

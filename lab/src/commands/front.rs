@@ -1,5 +1,6 @@
 //! What stands before the services: the API replicas, a worker with the partners it speaks to, and nginx.
 
+use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 
@@ -53,6 +54,7 @@ pub(super) struct Front {
     worker: Worker,
     provider: ProviderProcess,
     mail: MailProcess,
+    shoal: Shoal,
 }
 
 impl Front {
@@ -97,7 +99,23 @@ impl Front {
         let nginx = Nginx::start(site, "nginx", ports.nginx, &upstreams)?;
         step.done();
         demo::register_customer(nginx.port())?;
-        Ok(Self { nginx, apis, worker, provider, mail })
+        Ok(Self { nginx, apis, worker, provider, mail, shoal })
+    }
+
+    /// What `shoal audit` has to say of all this, without what passed.
+    pub(super) fn audit(&self) -> Result<String> {
+        let replicas = self.apis.len().to_string();
+        let mut options: Vec<String> =
+            ["--max-replicas", &replicas, "--max-workers", "1"].map(str::to_owned).to_vec();
+        // Of nginx only what a drain delay of zero goes with.
+        options.extend(["--proxy-timeout".to_owned(), "8".to_owned()]);
+        for api in &self.apis {
+            options.extend(["--url".to_owned(), format!("http://127.0.0.1:{}", api.port())]);
+        }
+        if std::io::stdout().is_terminal() {
+            options.extend(["--color".to_owned(), "always".to_owned()]);
+        }
+        self.shoal.audit(&options.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Port and process of each.

@@ -77,6 +77,13 @@ pub fn run(options: &Options) -> Result<()> {
     let rows = running.rows();
     table::save(&dir, &rows)?;
     println!("\n{}", table::render(&rows));
+    if let Some(front) = &running.front {
+        // What it finds is told, and is no reason to stop.
+        match front.audit() {
+            Ok(said) => println!("  Audit, without what passed:\n{}\n", indented(&said)),
+            Err(error) => println!("  {error}\n"),
+        }
+    }
     match options.services_only {
         true => println!("  Addresses and passwords: {}", dir.join("topology.json").display()),
         false => println!("{}", demo::introduction(options.port)),
@@ -92,6 +99,11 @@ pub fn run(options: &Options) -> Result<()> {
     drop(running);
     step.done();
     Ok(())
+}
+
+fn indented(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(|line| format!("    {line}")).collect();
+    lines.join("\n")
 }
 
 /// Nodes of a cluster tell clients where the others are: with proxies, behind those.

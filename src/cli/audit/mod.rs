@@ -18,7 +18,7 @@ use crate::{
     config::{self, Config, process_environment},
     platform::{
         audit::{
-            self, Finding, Subject, Totals,
+            self, Finding, Outcome, Subject, Totals,
             deployment::{Deployment, Proxy, Workload},
             manifest, nginx,
         },
@@ -31,6 +31,9 @@ pub(super) struct Audit {
     /// For programs: every check as an object
     #[arg(long)]
     json: bool,
+    /// Leave out what passed
+    #[arg(long, conflicts_with = "json")]
+    brief: bool,
     /// Replicas of the API, at most; goes before what manifests say
     #[arg(long, value_name = "N")]
     max_replicas: Option<u32>,
@@ -100,7 +103,9 @@ impl Audit {
                 color => color == Color::Always,
             };
             let paint = if is_coloured { table::Paint::Colours } else { table::Paint::Plain };
-            print(&table::render(&found, totals, paint))?;
+            let is_shown = |finding: &&Finding| !self.brief || finding.outcome != Outcome::Passed;
+            let shown: Vec<&Finding> = found.iter().filter(is_shown).collect();
+            print(&table::render(&shown, totals, paint))?;
         }
         anyhow::ensure!(totals.failed == 0, "{} of {} checks failed", totals.failed, found.len());
         Ok(())

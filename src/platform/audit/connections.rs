@@ -2,7 +2,7 @@
 
 use super::{
     deployment::Deployment,
-    finding::{Rule, Verdict, hold},
+    finding::{Rule, Verdict, broken, hold},
 };
 
 /// What a process keeps open beside its pool: the connection that watches the server.
@@ -89,13 +89,7 @@ fn no_console() -> Verdict {
 
 /// The same rules for numbers that nobody runs yet: what does not hold, as sentences.
 pub fn objections(seen: &Connections) -> Vec<String> {
-    let verdicts = RULES.iter().map(|rule| (rule.judge)(seen));
-    verdicts
-        .filter_map(|verdict| match verdict {
-            Verdict::Failed(seen, mend) => Some(format!("{seen}: {mend}")),
-            _ => None,
-        })
-        .collect()
+    broken(&RULES, seen).collect()
 }
 
 #[cfg(test)]

@@ -85,3 +85,11 @@ pub(super) fn judge<S>(rules: &[Rule<S>], of: &str, seen: Result<&S, &str>) -> V
 pub(super) fn hold(holds: bool, seen: impl Into<String>, mend: impl Into<String>) -> Verdict {
     if holds { Verdict::Passed(seen.into()) } else { Verdict::Failed(seen.into(), mend.into()) }
 }
+
+/// What does not hold, as sentences.
+pub(super) fn broken<S>(rules: &[Rule<S>], seen: &S) -> impl Iterator<Item = String> {
+    rules.iter().filter_map(move |rule| match (rule.judge)(seen) {
+        Verdict::Failed(seen, mend) => Some(format!("{}: {seen}: {mend}", rule.id)),
+        _ => None,
+    })
+}

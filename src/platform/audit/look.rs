@@ -4,6 +4,7 @@ use std::{future::Future, time::Duration};
 
 use futures::future::join_all;
 use secrecy::ExposeSecret;
+use url::Url;
 
 use super::{
     Subject,
@@ -192,5 +193,24 @@ fn of_environment(subject: &Subject) -> Settings {
         pool_size: subject.database.pool_size,
         cache_loads: subject.cache.loads,
         webhooks_reach_everything: subject.webhooks_reach_everything,
+        local: local(subject),
+        is_spread: subject.deployment.is_described,
     }
+}
+
+/// The variables that lead to stores on this machine.
+fn local(subject: &Subject) -> Vec<&'static str> {
+    let database = &subject.database;
+    let postgres = std::iter::once(&database.primary_url).chain(&database.replica_urls);
+    let is_here = |host: Option<&str>| {
+        host.is_some_and(|host| matches!(host, "localhost" | "[::1]") || host.starts_with("127."))
+    };
+    let by_url = |url: &str| is_here(Url::parse(url).ok().as_ref().and_then(Url::host_str));
+    let stores = [
+        ("DATABASE_URL", postgres.clone().take(1).any(|url| by_url(url.expose_secret()))),
+        ("DATABASE_REPLICA_URLS", postgres.skip(1).any(|url| by_url(url.expose_secret()))),
+        ("REDIS_URL", subject.redis.urls.iter().any(|url| by_url(url.expose_secret()))),
+        ("S3_ENDPOINT", subject.storage.endpoint.as_deref().is_some_and(by_url)),
+    ];
+    stores.into_iter().filter(|(_, is_here)| *is_here).map(|(name, _)| name).collect()
 }

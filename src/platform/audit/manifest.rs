@@ -62,10 +62,10 @@ pub fn read(text: &str) -> Result<Deployment, String> {
             _ => {}
         }
     }
-    let mut deployment =
-        Deployment { migrate_at_start, is_described: true, ..Deployment::default() };
+    let is_described = !deployed.is_empty();
+    let mut deployment = Deployment { migrate_at_start, is_described, ..Deployment::default() };
     for Deployed { name, kind, replicas, workload } in deployed {
-        let most = most.get(&name).copied().or(replicas);
+        let most = most.remove(&name).or(replicas);
         let workload = Workload { most, ..workload };
         match kind {
             Kind::Api => deployment.api = workload,
@@ -73,6 +73,12 @@ pub fn read(text: &str) -> Result<Deployment, String> {
             // Each Postgres has a deployment of its own: the largest one counts.
             Kind::Pooler => deployment.poolers = deployment.poolers.max(workload.most_at_once()),
         }
+    }
+    // An autoscaler whose workload was not given: by its name.
+    for (target, replicas) in most {
+        let workload =
+            if target.contains("worker") { &mut deployment.worker } else { &mut deployment.api };
+        workload.most = Some(replicas);
     }
     // An Ingress for certain paths waits for longer; all others have to make do with the least.
     deployment.proxy = reads.iter().min().map(|least| Proxy {
@@ -228,6 +234,20 @@ kind: Ingress
         assert_eq!(read(&by_shell).unwrap().migrate_at_start, ["shop-api"]);
         let as_job = by_shell.replace("kind: Deployment", "kind: Job");
         assert_eq!(read(&as_job).unwrap().migrate_at_start, [""; 0]);
+    }
+
+    #[test]
+    fn an_autoscaler_alone_tells_its_number() {
+        let scaler = |name: &str, most: u32| {
+            format!(
+                "kind: HorizontalPodAutoscaler\n\
+                 spec: {{ scaleTargetRef: {{ name: {name} }}, maxReplicas: {most} }}\n---\n"
+            )
+        };
+        let both = scaler("shop-api", 20) + &scaler("shop-worker", 10);
+        let read = read(&both).unwrap();
+        assert_eq!((read.api.most, read.worker.most), (Some(20), Some(10)));
+        assert!(!read.is_described);
     }
 
     #[test]

@@ -31,9 +31,28 @@ pub(super) struct Settings {
     pub(super) pool_size: usize,
     pub(super) cache_loads: usize,
     pub(super) webhooks_reach_everything: bool,
+    /// What keeps state on this very machine, by the variable that leads there.
+    pub(super) local: Vec<&'static str>,
+    /// Whether the replicas are spread by an orchestrator.
+    pub(super) is_spread: bool,
 }
 
-pub(super) const RULES: [Rule<Settings>; 7] = [
+pub(super) const RULES: [Rule<Settings>; 8] = [
+    Rule {
+        id: "drivers.shared",
+        why: "replicas do not know each other: what one of them keeps for itself, the others miss",
+        judge: |seen| {
+            if seen.local.is_empty() {
+                return Verdict::Passed("every store is reached over the network".to_owned());
+            }
+            let told = format!("on this machine: {}", seen.local.join(", "));
+            if seen.is_spread {
+                let mend = "point them at servers that all replicas reach";
+                return Verdict::Failed(told, mend.to_owned());
+            }
+            Verdict::Noted(format!("{told}; the replicas have to be on it, too"))
+        },
+    },
     Rule {
         id: "proxy.trusted",
         why: "without it all clients behind the proxy count as one address; trusted too widely, \
@@ -164,6 +183,8 @@ mod tests {
             pool_size: 10,
             cache_loads: 6,
             webhooks_reach_everything: false,
+            local: Vec::new(),
+            is_spread: true,
         }
     }
 
@@ -194,5 +215,8 @@ mod tests {
         assert_eq!(failed(|s| s.keys[1] = Ok(PUBLISHED[0].to_owned())), ["keys.own"]);
         assert_eq!(failed(|s| s.token_lifetime = Duration::from_secs(3_601)), ["keys.rotation"]);
         assert_eq!(failed(|s| s.cache_loads = 10), ["connections.cache_loads"]);
+        assert_eq!(failed(|s| s.local.push("REDIS_URL")), ["drivers.shared"]);
+        let together = |s: &mut Settings| (s.local, s.is_spread) = (vec!["REDIS_URL"], false);
+        assert_eq!(failed(together), [""; 0]);
     }
 }

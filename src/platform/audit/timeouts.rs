@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     deployment::{Deployment, Proxy, Workload},
-    finding::{Rule, Verdict, hold},
+    finding::{Rule, Verdict, broken, hold},
 };
 use crate::platform::{cache, http::layers, shutdown, storage};
 
@@ -244,6 +244,13 @@ impl Timings {
         let ending = |workload: &Workload| Ending { drain, workload: workload.clone() };
         [("api", ending(&deployment.api)), ("worker", ending(&deployment.worker))]
     }
+}
+
+/// The same rules for bounds that nobody runs yet: what does not hold, as sentences.
+pub fn objections(seen: &Timings, deployment: &Deployment) -> Vec<String> {
+    let endings = seen.endings(deployment);
+    let of_endings = endings.iter().flat_map(|(_, ending)| broken(&ENDING, ending));
+    broken(&RULES, seen).chain(of_endings).collect()
 }
 
 fn of_role(seen: &Timings, judge: impl FnOnce(RoleTimeouts) -> Verdict) -> Verdict {
