@@ -27,8 +27,8 @@ pub struct Workload {
     pub grace: Option<Duration>,
     /// What goes by before SIGTERM, out of the grace.
     pub pre_stop: Duration,
-    /// The paths that its probes ask.
-    pub probes: Probes,
+    /// The paths that its probes ask, if its manifest was read.
+    pub probes: Option<Probes>,
 }
 
 /// The paths of a container's probes, where it has them.

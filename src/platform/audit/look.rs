@@ -115,13 +115,11 @@ pub async fn audit(subject: &Subject) -> anyhow::Result<Vec<Finding>> {
 
     let timings = timings(subject, &databases);
     let mut found = databases.judge(subject);
-    for (number, seen) in (1..).zip(caches) {
-        found.extend(of_redis(
-            &if several { format!("node-{number}") } else { String::new() },
-            seen,
-        ));
+    for (number, seen) in (1..).zip(&caches) {
+        let name = if several { format!("node-{number}") } else { String::new() };
+        found.extend(of_redis(&name, seen));
     }
-    found.extend(of_bucket(bucket));
+    found.extend(of_bucket(&bucket));
     found.push(REACHABLE_PARTNER.apply("payments", &payments));
     found.push(REACHABLE_PARTNER.apply("mail", &mail));
     found.extend(judge(&timeouts::RULES, "", Ok(&timings)));
@@ -136,18 +134,18 @@ pub async fn audit(subject: &Subject) -> anyhow::Result<Vec<Finding>> {
         let authority = url.authority().rsplit('@').next().unwrap_or_default();
         found.extend(judge(&replies::HEALTH, authority, Ok(health)));
     }
-    for (role, workload) in replies::described(&subject.deployment) {
-        found.extend(judge(&replies::PROBES, role, Ok(workload)));
+    for (role, probes) in replies::described(&subject.deployment) {
+        found.extend(judge(&replies::PROBES, role, Ok(probes)));
     }
     Ok(found)
 }
 
-fn of_redis(name: &str, seen: Result<(Redis, Look), String>) -> Vec<Finding> {
+fn of_redis(name: &str, seen: &Result<(Redis, Look), String>) -> Vec<Finding> {
     let mut found =
         vec![REACHABLE_REDIS.apply(name, &seen.as_ref().map(drop).map_err(Clone::clone))];
     let clocks = if name.is_empty() { "redis".to_owned() } else { format!("redis {name}") };
     let why = "it does not answer";
-    let (server, clock) = match &seen {
+    let (server, clock) = match seen {
         Ok((server, clock)) => (Ok(server), Ok(clock)),
         Err(_) => (Err(why), Err(why)),
     };
@@ -156,7 +154,7 @@ fn of_redis(name: &str, seen: Result<(Redis, Look), String>) -> Vec<Finding> {
     found
 }
 
-fn of_bucket(seen: Result<Bucket, String>) -> Vec<Finding> {
+fn of_bucket(seen: &Result<Bucket, String>) -> Vec<Finding> {
     let mut found = vec![REACHABLE_S3.apply("", &seen.as_ref().map(drop).map_err(Clone::clone))];
     found.extend(judge(
         &bucket::RULES,

@@ -108,11 +108,11 @@ fn workload(document: &Yaml) -> Option<Deployed> {
             surge: surge(&spec["strategy"]),
             grace: Some(seconds(grace)),
             pre_stop: seconds(pre_stop.unwrap_or_default()),
-            probes: Probes {
+            probes: Some(Probes {
                 liveness: path("livenessProbe"),
                 readiness: path("readinessProbe"),
                 startup: path("startupProbe"),
-            },
+            }),
         },
     })
 }
@@ -219,8 +219,9 @@ kind: Ingress
         let secs = Duration::from_secs;
         assert_eq!(read.api.most_at_once(), Some(21));
         assert_eq!((read.api.grace, read.api.pre_stop), (Some(secs(45)), secs(5)));
-        assert_eq!(read.api.probes.liveness.as_deref(), Some("/health/live"));
-        assert_eq!(read.api.probes.startup, None);
+        let probes = read.api.probes.unwrap();
+        assert_eq!(probes.liveness.as_deref(), Some("/health/live"));
+        assert_eq!(probes.startup, None);
         assert_eq!((read.worker.most_at_once(), read.worker.grace), (Some(3), Some(secs(30))));
         assert_eq!(read.poolers, Some(2));
         let proxy = read.proxy.unwrap();

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use deadpool_redis::redis::{self, RedisError, aio::MultiplexedConnection, cmd};
+use deadpool_redis::redis::{
+    self, AsyncConnectionConfig, RedisError, aio::MultiplexedConnection, cmd,
+};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
@@ -119,7 +121,10 @@ fn persistence(seen: &Redis) -> Verdict {
 /// Asks one server.
 pub(super) async fn look(url: &SecretString, is_node: bool) -> Result<(Redis, Look), String> {
     let client = redis::Client::open(url.expose_secret()).map_err(|error| told(&error))?;
-    let connection = client.get_multiplexed_async_connection().await;
+    // Whoever looks is bounded already.
+    let unbounded =
+        AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+    let connection = client.get_multiplexed_async_connection_with_config(&unbounded).await;
     let mut connection = connection.map_err(|error| told(&error))?;
     ask(&mut connection, is_node).await.map_err(|error| told(&error))
 }

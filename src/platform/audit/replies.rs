@@ -6,7 +6,7 @@ use reqwest::{Client, redirect};
 use url::Url;
 
 use super::{
-    deployment::{Deployment, Probes, Workload},
+    deployment::{Deployment, Probes},
     finding::{Rule, Verdict, hold},
 };
 
@@ -44,12 +44,12 @@ pub(super) const UNASKED: Rule<()> = Rule {
 };
 
 /// Of the manifests.
-pub(super) const PROBES: [Rule<Workload>; 1] = [Rule {
+pub(super) const PROBES: [Rule<Probes>; 1] = [Rule {
     id: "probes.paths",
     why: "liveness that asks for readiness restarts every replica that drains; none at all \
           leaves a frozen one where it is",
     judge: |seen| {
-        let Probes { liveness, readiness, startup } = &seen.probes;
+        let Probes { liveness, readiness, startup } = seen;
         let path = |probe: &Option<String>| probe.clone().unwrap_or_else(|| "none".to_owned());
         let told = format!(
             "liveness {}, readiness {}, startup {}",
@@ -65,11 +65,10 @@ pub(super) const PROBES: [Rule<Workload>; 1] = [Rule {
     },
 }];
 
-/// The roles whose manifests were read.
-pub(super) fn described(deployment: &Deployment) -> Vec<(&'static str, &Workload)> {
+/// The probes of the roles whose manifests were read.
+pub(super) fn described(deployment: &Deployment) -> impl Iterator<Item = (&'static str, &Probes)> {
     let roles = [("api", &deployment.api), ("worker", &deployment.worker)];
-    let is_described = |(_, workload): &(_, &Workload)| workload.grace.is_some();
-    roles.into_iter().filter(|role| deployment.is_described && is_described(role)).collect()
+    roles.into_iter().filter_map(|(role, workload)| Some((role, workload.probes.as_ref()?)))
 }
 
 /// Asks one replica for its health.
@@ -110,7 +109,7 @@ mod tests {
                 readiness: Some(readiness.to_owned()),
                 startup: Some("/health/startup".to_owned()),
             };
-            let verdict = (PROBES[0].judge)(&Workload { probes, ..Workload::default() });
+            let verdict = (PROBES[0].judge)(&probes);
             matches!(verdict, Verdict::Passed(_))
         };
         assert!(judge(Some("/health/live"), "/health/ready"));

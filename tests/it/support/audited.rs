@@ -82,7 +82,7 @@ impl Audited {
             ("SHOAL_S3_PREFIX", unique("audit")),
             ("SHOAL_S3_TIMEOUT_MS", "4000".to_owned()),
             // This machine is busier than one that serves.
-            ("SHOAL_DB_MAX_REPLICA_LAG_MS", "20000".to_owned()),
+            ("SHOAL_DB_MAX_REPLICA_LAG_MS", "10000".to_owned()),
             ("SHOAL_PAYMENTS_URL", provider.url()),
             ("SHOAL_SMTP_URL", mail.url()),
         ] {
