@@ -12,7 +12,7 @@ use super::{
     clock::{self, Look},
     databases::Databases,
     finding::{Finding, Rule, Verdict, judge},
-    redis::{self, Redis},
+    redis::{self, Place, Redis},
     replies,
     settings::{self, Settings},
     timeouts::{self, Timings},
@@ -85,10 +85,10 @@ pub async fn audit(subject: &Subject) -> anyhow::Result<Vec<Finding>> {
     let storage = Storage::new(&subject.storage, breakers.named("s3"), &metrics).await?;
     let mail = subject.mail.as_ref().map(|mail| Mailer::new(mail, breakers.named("smtp")));
     let mail = mail.transpose()?;
-    let several = subject.redis.urls.len() > 1;
+    let place = if subject.redis.urls.len() > 1 { Place::Node } else { Place::Alone };
 
     let caches =
-        join_all(subject.redis.urls.iter().map(|url| within(patience, redis::look(url, several))));
+        join_all(subject.redis.urls.iter().map(|url| within(patience, redis::look(url, place))));
     let bucket = within(patience, async {
         if !storage.ping(patience).await {
             return Err("the bucket cannot be reached, or is not to be seen".to_owned());
@@ -116,7 +116,10 @@ pub async fn audit(subject: &Subject) -> anyhow::Result<Vec<Finding>> {
     let timings = timings(subject, &databases);
     let mut found = databases.judge(subject);
     for (number, seen) in (1..).zip(&caches) {
-        let name = if several { format!("node-{number}") } else { String::new() };
+        let name = match place {
+            Place::Node => format!("node-{number}"),
+            Place::Alone => String::new(),
+        };
         found.extend(of_redis(&name, seen));
     }
     found.extend(of_bucket(&bucket));

@@ -118,20 +118,28 @@ fn persistence(seen: &Redis) -> Verdict {
     }
 }
 
+/// What a URL leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Alone,
+    /// One of a cluster's.
+    Node,
+}
+
 /// Asks one server.
-pub(super) async fn look(url: &SecretString, is_node: bool) -> Result<(Redis, Look), String> {
+pub(super) async fn look(url: &SecretString, place: Place) -> Result<(Redis, Look), String> {
     let client = redis::Client::open(url.expose_secret()).map_err(|error| told(&error))?;
     // Whoever looks is bounded already.
     let unbounded =
         AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
     let connection = client.get_multiplexed_async_connection_with_config(&unbounded).await;
     let mut connection = connection.map_err(|error| told(&error))?;
-    ask(&mut connection, is_node).await.map_err(|error| told(&error))
+    ask(&mut connection, place).await.map_err(|error| told(&error))
 }
 
 async fn ask(
     connection: &mut MultiplexedConnection,
-    is_node: bool,
+    place: Place,
 ) -> Result<(Redis, Look), RedisError> {
     let asked = clock::now();
     let (seconds, micros): (f64, f64) = cmd("TIME").query_async(connection).await?;
@@ -139,7 +147,7 @@ async fn ask(
     let info: String = cmd("INFO").query_async(connection).await?;
     let save = cmd("CONFIG").arg("GET").arg("save").query_async(connection).await;
     let save: Option<Vec<String>> = save.ok();
-    let cluster = if is_node {
+    let cluster = if place == Place::Node {
         let told: String =
             cmd("CLUSTER").arg("INFO").query_async(connection).await.unwrap_or_default();
         Some(lines(&told).remove("cluster_state").unwrap_or_else(|| "disabled".to_owned()))
