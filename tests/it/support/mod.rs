@@ -1,6 +1,7 @@
 //! What the tests share: a database of one's own, replicas in front of it, and a client whose
 //! methods are named after requests.
 
+mod agent;
 mod bucket;
 mod client;
 mod cluster;
@@ -14,6 +15,7 @@ mod receiver;
 mod uploads;
 
 pub use self::{
+    agent::{Agent, Mood},
     bucket::Bucket,
     client::{Client, PASSWORD, Reply, order},
     cluster::Cluster,
