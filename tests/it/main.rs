@@ -59,6 +59,7 @@ mod ship_numbers;
 mod shutdown;
 mod storm;
 mod streams;
+mod synchronous;
 mod tidy;
 mod trails;
 mod upkeep;

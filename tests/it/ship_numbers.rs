@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-/// What the last tasks have after the drain: `platform/shutdown.rs`.
+/// What leaving the fleet may take after the drain, and then the last tasks: `platform/fleet`,
+/// `platform/shutdown.rs`.
+const LEAVING_SECS: u64 = 3;
 const LAST_TASKS_SECS: u64 = 5;
 /// What Postgres keeps for migrations, replication and people.
 const SPARE_CONNECTIONS: u64 = 10;
@@ -23,7 +25,7 @@ fn number(text: &str, key: &str) -> u64 {
 /// How long a process may take to end after SIGTERM.
 fn drain_secs(settings: &str) -> u64 {
     let millis = number(settings, "SHOAL_DRAIN_DELAY_MS") + number(settings, "SHOAL_DRAIN_CAP_MS");
-    millis / 1000 + LAST_TASKS_SECS
+    millis / 1000 + LEAVING_SECS + LAST_TASKS_SECS
 }
 
 #[test]
