@@ -78,6 +78,29 @@ async fn what_is_killed_is_off_the_list_once_its_lease_is_over() {
     until_listed(&admin, &replicas).await;
     cluster.replicas[1].process().kill();
     until_listed(&admin, &replicas[..1]).await;
+    // Nor does anything stay of them where nobody looks.
+    until(async || {
+        let metrics = admin.get("/metrics").await;
+        metrics.expect_text(200).lines().any(|line| line == "fleet_members 1")
+    })
+    .await;
+}
+
+/// As while a deployment changes the setting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_lease_shortens_no_other() {
+    let patient = Fleet::of(1).set("SHOAL_FLEET_LEASE_MS", LONG_LEASE).start().await;
+    let prefix = &patient.database.name;
+    let hasty = Fleet::of(1).set("SHOAL_REDIS_PREFIX", prefix).set(SHORT_LEASE.0, SHORT_LEASE.1);
+    let hasty = hasty.start().await;
+    let admin = patient.admin().await;
+    let ports = [&patient, &hasty].map(|fleet| fleet.replicas[0].address.port());
+    until_listed(&admin, &ports).await;
+    for key in ["leases", "members"] {
+        let key = patient.app().redis.key(format_args!("{{fleet}}:{key}"));
+        let ttl: i64 = ask(&topology().redis_url, "PTTL", &key).await;
+        assert!(ttl > 100_000, "{ttl}");
+    }
 }
 
 /// What it says after it thaws it says of itself, whoever has come in its place.
@@ -127,14 +150,15 @@ async fn who_has_ended_is_off_the_list() {
     leaving.replicas[0].stop().await;
     // Asked past the process, which has closed its way to Redis, and long before the lease ends.
     let members = app.redis.key("{fleet}:members");
-    assert!(!ask(&topology().redis_url, &members).await, "nobody is left");
+    let left: i64 = ask(&topology().redis_url, "HLEN", &members).await;
+    assert_eq!(left, 0);
 }
 
-async fn ask(redis: &str, key: &str) -> bool {
+async fn ask(redis: &str, command: &str, key: &str) -> i64 {
     use deadpool_redis::redis::{Client, cmd};
     let client = Client::open(redis).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    cmd("EXISTS").arg(key).query_async(&mut connection).await.unwrap()
+    cmd(command).arg(key).query_async(&mut connection).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,8 +218,8 @@ async fn redis_may_go_and_come_back_and_forget() {
     until(async || admin.get(FLEET).await.status == 200).await;
     until_listed(&admin, &ports).await;
     let log = cluster.replicas[0].process().log().to_owned();
-    let log = std::fs::read_to_string(log).unwrap();
-    for line in ["not listed in the fleet", "listed in the fleet again"] {
-        assert_eq!(log.matches(&format!("\"{line}")).count(), 1, "{line}: {log}");
-    }
+    let told =
+        |line: &str| std::fs::read_to_string(&log).unwrap().matches(&format!("\"{line}\"")).count();
+    until(async || told("listed in the fleet again") > 0).await;
+    assert_eq!((told("not listed in the fleet"), told("listed in the fleet again")), (1, 1));
 }

@@ -150,6 +150,10 @@ async fn falling_back_finishes_what_waited() {
     assert_eq!(shop.orders().await, BTreeSet::new(), "nobody sees it before a standby has it");
     let url = shop.own.topology().superuser_url("postgres");
     let mut superuser = PgConnection::connect(&url).await.unwrap();
+    // Its client is gone, and its connection to PgBouncer as well.
+    let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut superuser).await.unwrap();
+    assert!(waiting > 0);
     for statement in fall_back().lines() {
         superuser.execute(sqlx::AssertSqlSafe(statement.to_owned())).await.unwrap();
     }
