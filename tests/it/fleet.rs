@@ -7,7 +7,7 @@ use lab::{fault::FaultProxy, process::Signal};
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::support::{Client, Cluster, Fleet, own_redis, topology, until};
+use crate::support::{Answer, Client, Cluster, Fleet, Receiver, own_redis, topology, until};
 
 const FLEET: &str = "/v1/admin/fleet";
 
@@ -91,16 +91,18 @@ async fn what_is_killed_is_off_the_list_once_its_lease_is_over() {
 async fn a_short_lease_shortens_no_other() {
     let patient = Fleet::of(1).set("SHOAL_FLEET_LEASE_MS", LONG_LEASE).start().await;
     let prefix = &patient.database.name;
-    let hasty = Fleet::of(1).set("SHOAL_REDIS_PREFIX", prefix).set(SHORT_LEASE.0, SHORT_LEASE.1);
-    let hasty = hasty.start().await;
+    let mut hasty = Cluster::start(1, &[("SHOAL_REDIS_PREFIX", prefix), SHORT_LEASE]).await;
     let admin = patient.admin().await;
-    let ports = [&patient, &hasty].map(|fleet| fleet.replicas[0].address.port());
-    until_listed(&admin, &ports).await;
+    let port = patient.replicas[0].address.port();
+    until_listed(&admin, &[port, hasty.replicas[0].port()]).await;
     for key in ["leases", "members"] {
         let key = patient.app().redis.key(format_args!("{{fleet}}:{key}"));
         let ttl: i64 = ask(&topology().redis_url, "PTTL", &key).await;
         assert!(ttl > 100_000, "{ttl}");
     }
+    // What has ended is not told of, though nobody renews and so sweeps.
+    hasty.replicas[0].process().kill();
+    until_listed(&admin, &[port]).await;
 }
 
 /// What it says after it thaws it says of itself, whoever has come in its place.
@@ -172,6 +174,41 @@ async fn a_worker_that_is_told_to_end_leaves_the_list() {
     until_listed(&admin, &[port]).await;
     until(async || worker.process().exit_status().is_some()).await;
     assert!(worker.process().exit_status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_finishes_a_job_says_that_it_drains() {
+    let provider = Receiver::start(|_| Answer::Hang).await;
+    let settings = [
+        ("SHOAL_FLEET_LEASE_MS", LONG_LEASE),
+        ("SHOAL_PAYMENTS_URL", &*provider.url("/")),
+        ("SHOAL_PAYMENTS_TIMEOUT_MS", "45000"),
+    ];
+    let cluster = Cluster::start(1, &settings).await;
+    let mut worker = cluster.worker("worker");
+    let admin = cluster.admin().await;
+    let product = admin.create_product(10, 100).await;
+    cluster.client.register().await.place_order("k", &[(product, 1)]).await.expect(201);
+    until(async || provider.hanging() == 1).await;
+    worker.process().signal(Signal::TERM);
+    until(async || at(&list(&admin).await, worker.port()).unwrap()["status"] == "draining").await;
+    assert_eq!(provider.hanging(), 1, "it works on");
+}
+
+/// Neither lists nor agents are worth waiting for: others see by the lease that it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_silent_keeps_nobody_from_ending() {
+    let mut redis = own_redis();
+    let settings = [("REDIS_URL", &*redis.url()), ("SHOAL_REDIS_TIMEOUT_MS", "60000")];
+    let mut cluster = Cluster::start(1, &settings).await;
+    let port = cluster.replicas[0].port();
+    until_listed(&cluster.admin().await, &[port]).await;
+    redis.process().pause();
+    let replica = cluster.replicas[0].process();
+    replica.signal(Signal::TERM);
+    until(async || replica.exit_status().is_some()).await;
+    assert!(replica.exit_status().unwrap().success());
+    redis.process().resume();
 }
 
 #[tokio::test(flavor = "multi_thread")]
