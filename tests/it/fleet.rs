@@ -1,5 +1,5 @@
-//! Who runs: leases in Redis, and what becomes of them when processes end, die and freeze, and when Redis
-//! does.
+//! Who runs: leases in Redis, and what becomes of them when processes end, die and freeze, and when
+//! Redis does.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! Commits that wait for a standby, by the settings that are shipped: what a primary that is gone for good
-//! takes along with them and without.
+//! Commits that wait for a standby, by the settings that are shipped: what a primary that is gone
+//! for good takes along with them and without.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -187,8 +187,8 @@ fn read(path: &str) -> String {
     text.unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// A standby that nobody waits for by its name protects nothing; one that is waited for and does not exist
-/// stops all writing.
+/// A standby that nobody waits for by its name protects nothing; one that is waited for and does
+/// not exist stops all writing.
 #[test]
 fn the_composed_profile_waits_for_the_servers_that_there_are() {
     let (profile, base) = (read("compose/synchronous.yml"), read("docker-compose.scale.yml"));

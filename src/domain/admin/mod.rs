@@ -1,5 +1,5 @@
-//! The fleet and the work outside of requests, for those who look after them, and the schedules that keep
-//! the platform's tables in order. Nothing of the shop: a fork keeps it.
+//! The fleet and the work outside of requests, for those who look after them, and the schedules
+//! that keep the platform's tables in order. Nothing of the shop: a fork keeps it.
 
 mod fleet;
 mod handlers;

@@ -1,8 +1,8 @@
-//! Consul, for those who look there for whom to ask: a service for replicas and one for workers, each
-//! process with a check of its readiness that the agent makes.
+//! Consul, for those who look there for whom to ask: a service for replicas and one for workers,
+//! each process with a check of its readiness that the agent makes.
 //!
-//! The agent is asked again and again whether it still knows the process, since one that is started anew
-//! does not. Whatever it answers, and if it answers nothing, the process serves.
+//! The agent is asked again and again whether it still knows the process, since one that is started
+//! anew does not. Whatever it answers, and if it answers nothing, the process serves.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -31,8 +31,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Until the process is ready for the first time.
 const START_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often the agent asks whether the process is ready. Below the drain delay: whoever goes by Consul has to
-/// hear of a drain before the listener closes.
+/// How often the agent asks whether the process is ready. Below the drain delay: whoever goes by
+/// Consul has to hear of a drain before the listener closes.
 const CHECK_INTERVAL: &str = "2s";
 const CHECK_TIMEOUT: &str = "2s";
 
@@ -111,7 +111,8 @@ impl Consul {
         // It was registered when the agent was last asked.
         let mut is_known = false;
         loop {
-            // One that drains is registered until its end, so that its check can say so, but not anew.
+            // One that drains is registered until its end, so that its check can say so, but not
+            // anew.
             let assured = match health.status() {
                 Status::Draining => Ok(is_known),
                 Status::Starting | Status::Ready => self.assure(registration).await.map(|()| true),

@@ -1,9 +1,10 @@
 //! The processes that run: each has a lease in Redis that tells the others of it, and is registered
-//! with Consul if there is one. Both are for looking: nothing is decided by them, and a process serves
-//! as well without.
+//! with Consul if there is one. Both are for looking: nothing is decided by them, and a process
+//! serves as well without.
 //!
-//! A process that dies is off the list once its lease has run out; one that ends takes itself off, after
-//! it has drained. Ids are made anew at each start, so that one that was frozen speaks for itself alone.
+//! A process that dies is off the list once its lease has run out; one that ends takes itself off,
+//! after it has drained. Ids are made anew at each start, so that one that was frozen speaks for
+//! itself alone.
 
 mod consul;
 mod leases;
@@ -37,8 +38,8 @@ const RENEWALS: u32 = 3;
 /// How often a process looks whether it has something else to say, and tries again to say it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long taking oneself off the lists may take, on top of the drain. What could not be told in this time
-/// becomes known by the lease, and by Consul's check.
+/// How long taking oneself off the lists may take, on top of the drain. What could not be told in
+/// this time becomes known by the lease, and by Consul's check.
 const LEAVE_WAIT: Duration = Duration::from_secs(3);
 
 #[derive(Clone)]
@@ -87,7 +88,7 @@ pub struct Listed {
     /// By Redis' clock: unless it is heard of before, it is off the list then.
     #[serde(with = "time::serde::rfc3339")]
     pub lease_expires_at: OffsetDateTime,
-    /// Whether its check passes, as Consul sees it. Absent where Consul was not asked, or did not tell.
+    /// Whether its check passes, as Consul sees it. Absent where Consul did not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passes_in_consul: Option<bool>,
 }

@@ -1,4 +1,5 @@
-//! A Consul agent, as far as a service talks to one: it registers, forgets, and asks for readiness itself.
+//! A Consul agent, as far as a service talks to one: it registers, forgets, and asks for readiness
+//! itself.
 
 use std::{
     collections::HashMap,
