@@ -208,6 +208,9 @@ async fn a_redis_that_is_silent_keeps_nobody_from_ending() {
     replica.signal(Signal::TERM);
     until(async || replica.exit_status().is_some()).await;
     assert!(replica.exit_status().unwrap().success());
+    // It did not wait for what ends silence at last, the connection's own patience.
+    let log = std::fs::read_to_string(replica.log()).unwrap();
+    assert!(log.contains("\"left the fleet without a word\""), "{log}");
     redis.process().resume();
 }
 
