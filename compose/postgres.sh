@@ -1,12 +1,13 @@
 #!/bin/bash
-# Starts Postgres with the configuration of the repository: the primary, or, with PRIMARY_HOST, a replica of it.
+# Starts Postgres with the configuration of the repository: the primary, or, with PRIMARY_HOST, a replica of it,
+# by the slot SLOT. With SYNCHRONOUS_STANDBYS, commits wait for one of those.
 # Data is made in a directory beside and then renamed, so that what was never finished is not taken for data.
 set -euo pipefail
 umask 077
 
 ROLE=${PRIMARY_HOST:+replica}
 DATA=/var/lib/postgresql/data/main
-SLOT=replica
+SLOT=${SLOT:-replica}
 
 password() {
     cat "/run/secrets/$1"
@@ -42,6 +43,9 @@ make_primary() {
 }
 
 make_replica() {
+    # The primary has made one slot only. If there is this one, what follows finds it.
+    psql --dbname="$CONNINFO replication=true" --no-psqlrc \
+        --command="CREATE_REPLICATION_SLOT $SLOT PHYSICAL RESERVE_WAL" 2> /tmp/slot.log || true
     pg_basebackup --dbname="$CONNINFO" --pgdata="$DATA.new" --slot="$SLOT" --checkpoint=fast
     touch "$DATA.new/standby.signal"
 }
@@ -69,5 +73,10 @@ REPLICA_NETWORK=all
 render pg_hba.conf CLIENT_NETWORK REPLICA_NETWORK
 render postgresql.conf DATA_DIRECTORY HBA_FILE NAME LISTEN_ADDRESS PORT MAX_CONNECTIONS SHARED_BUFFERS DURABLE \
     PRIMARY_CONNINFO PRIMARY_SLOT
+if [ -n "${SYNCHRONOUS_STANDBYS:-}" ]; then
+    STANDBYS=$SYNCHRONOUS_STANDBYS
+    render synchronous.conf STANDBYS
+    cat /tmp/synchronous.conf >> /tmp/postgresql.conf
+fi
 
 exec postgres --config-file=/tmp/postgresql.conf

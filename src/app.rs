@@ -16,6 +16,7 @@ use crate::{
     config::{Config, Http},
     domain,
     platform::{
+        fleet::{self, Listening},
         http::{
             admission::Admission,
             docs,
@@ -125,10 +126,16 @@ pub async fn work(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let worker = worker(&app, config)?;
+    let listening = Listening { main: listener.local_addr()?, ops: None };
     let ops = ops::router(app.health.clone(), app.metrics.clone(), Some(worker.pulse()));
     app.tasks.spawn(app.health.clone().start());
+    let presence = app.fleet.join(fleet::Role::Worker, listening, &app.tasks);
     let server = &config.http.server;
     let worked = CancellationToken::new();
+    let shutdown = async {
+        shutdown.await;
+        app.tasks.drain();
+    };
     let work = async {
         worker.run(&app.tasks, shutdown, server.drain_cap).await;
         worked.cancel();
@@ -138,6 +145,7 @@ pub async fn work(
         server::serve(vec![(listener, ops)], server, &app.metrics, &app.tasks, worked.cancelled());
     let ((), served) = tokio::join!(work, serve);
     served?;
+    presence.leave().await;
     app.tasks.stop().await;
     app.db.close();
     tracing::info!("stopped");
@@ -174,10 +182,13 @@ pub async fn run(
         shutdown.await;
         draining.cancel();
     };
-    let worker = match role {
-        Role::Api => None,
-        Role::ApiAndWorker => Some(worker(&app, config)?),
+    let (worker, role) = match role {
+        Role::Api => (None, fleet::Role::Api),
+        Role::ApiAndWorker => (Some(worker(&app, config)?), fleet::Role::ApiAndWorker),
     };
+    let address = |listener: &TcpListener| listener.local_addr();
+    let ops = listeners.1.as_ref().map(address).transpose()?;
+    let listening = Listening { main: address(&listeners.0)?, ops };
     let routers = routers(&app, http, worker.as_ref().map(Worker::pulse))?;
     let work = async {
         if let Some(worker) = worker {
@@ -187,10 +198,12 @@ pub async fn run(
     let mut served = vec![(listeners.0, routers.main)];
     served.extend(listeners.1.zip(routers.ops));
     app.tasks.spawn(app.health.clone().start());
+    let presence = app.fleet.join(role, listening, &app.tasks);
     app.streams.start(app.db.local_events(), &app.redis, &app.sessions, &app.tasks);
     let serve = server::serve(served, &http.server, &app.metrics, &app.tasks, shutdown);
     let (served, ()) = tokio::join!(serve, work);
     served?;
+    presence.leave().await;
     app.tasks.stop().await;
     app.db.close();
     tracing::info!("stopped");

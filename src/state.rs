@@ -11,6 +11,7 @@ use crate::{
         cache::{Cache, Caches},
         consistency::Positions,
         db::Db,
+        fleet::Fleet,
         health::Health,
         http_client::SystemResolver,
         idempotency::Idempotency,
@@ -79,6 +80,8 @@ pub struct App {
     pub uploads_total: IntCounterVec,
     /// Whether this replica should get requests.
     pub health: Health,
+    /// Who else runs.
+    pub fleet: Fleet,
     /// Live streams of events.
     pub streams: Streams,
     /// How old events are when the reports show them.
@@ -106,6 +109,7 @@ impl App {
         let payments = payments.map(|config| RemoteApi::new(config, breakers.named("payments")));
         let mail = config.mail.as_ref();
         let mail = mail.map(|config| Mailer::new(config, breakers.named("smtp")));
+        let health = Health::new(db.clone(), redis.clone(), storage.clone(), tasks.clone());
         let positions = Positions::new(redis.clone(), &config.tokens.secrets(), &tasks);
         Ok(Arc::new(Self {
             idempotency: Idempotency::new(db.clone(), &metrics)?,
@@ -122,7 +126,8 @@ impl App {
             payments: payments.transpose()?,
             mail: mail.transpose()?,
             webhooks: Webhooks::new(config.webhooks, Arc::new(SystemResolver), &metrics)?,
-            health: Health::new(db.clone(), redis.clone(), storage.clone(), tasks.clone()),
+            fleet: Fleet::new(&config.fleet, redis.clone(), health.clone(), breakers, &metrics)?,
+            health,
             storage,
             uploads: config.uploads.clone(),
             file_checks: Turns::new(config.uploads.checks, CHECKS_WAITING),

@@ -20,6 +20,7 @@ use crate::platform::{
     concurrency::Bounds,
     db,
     env::{Env, Lookup, Variable},
+    fleet,
     http::{layers, server},
     http_client, jobs, mail, passwords,
     rate_limit::Policy,
@@ -44,6 +45,7 @@ pub struct Config {
     /// The mail server, if there is one.
     pub mail: Option<mail::Config>,
     pub webhooks: http_client::Config,
+    pub fleet: fleet::Config,
     pub tokens: tokens::Config,
     pub sessions: sessions::Config,
     pub passwords: passwords::Config,

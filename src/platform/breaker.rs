@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prometheus::{IntGauge, IntGaugeVec};
+use prometheus::{IntGauge, IntGaugeVec, core::Collector};
 
 use super::metrics::Metrics;
 
@@ -16,7 +16,8 @@ const THRESHOLD: u32 = 3;
 /// How long an open breaker keeps calls away before it lets one through as a probe.
 const COOLDOWN: Duration = Duration::from_secs(1);
 
-/// `circuit_breaker_state{target}`: makes the breakers of all dependencies.
+/// `circuit_breaker_state{target}`: makes the breakers of all dependencies. Cheap to clone.
+#[derive(Clone)]
 pub struct Breakers {
     states: IntGaugeVec,
 }
@@ -36,6 +37,14 @@ impl Breakers {
     /// The breaker before one dependency.
     pub fn named(&self, target: &str) -> Breaker {
         Breaker::new(self.states.with_label_values(&[target]))
+    }
+
+    /// The targets that calls are kept away from now.
+    pub fn open(&self) -> Vec<String> {
+        let families = self.states.collect();
+        let states = families.iter().flat_map(|family| family.get_metric());
+        let open = states.filter(|state| state.get_gauge().get_value() > 0.0);
+        open.flat_map(|state| state.get_label()).map(|label| label.value().to_owned()).collect()
     }
 }
 

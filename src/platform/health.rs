@@ -12,7 +12,7 @@ use std::{
 };
 
 use moka::future::Cache;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
@@ -43,11 +43,21 @@ pub struct Health {
     answers: Cache<(), Vec<Dependency>>,
 }
 
+/// Where a process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Until the schema is new enough.
+    Starting,
+    Ready,
+    /// Told to end; what has begun is finished.
+    Draining,
+}
+
 /// What `/health/ready` says.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Report {
-    /// `ready`, `starting` or `draining`.
-    pub status: &'static str,
+    pub status: Status,
     /// Some dependency is down; requests are served all the same, as far as they can be.
     pub degraded: bool,
     pub dependencies: Vec<Dependency>,
@@ -107,7 +117,22 @@ impl Health {
 
     /// Whether a balancer should send requests here.
     pub fn is_ready(&self) -> bool {
-        self.is_started() && !self.tasks.is_draining()
+        self.status() == Status::Ready
+    }
+
+    pub fn status(&self) -> Status {
+        if self.tasks.is_draining() {
+            Status::Draining
+        } else if self.is_started() {
+            Status::Ready
+        } else {
+            Status::Starting
+        }
+    }
+
+    /// The databases that did not answer when they were last looked at, or are not read from.
+    pub fn databases_away(&self) -> impl Iterator<Item = &'static str> {
+        self.db.states().into_iter().filter(|state| !state.up).map(|state| state.name)
     }
 
     pub async fn report(&self) -> Report {
@@ -120,13 +145,7 @@ impl Health {
         });
         let dependencies: Vec<_> = databases.chain(others).collect();
         Report {
-            status: if self.tasks.is_draining() {
-                "draining"
-            } else if self.is_started() {
-                "ready"
-            } else {
-                "starting"
-            },
+            status: self.status(),
             degraded: dependencies.iter().any(|dependency| !dependency.up),
             dependencies,
         }

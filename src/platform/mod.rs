@@ -20,6 +20,7 @@ pub mod context;
 pub mod db;
 pub mod env;
 pub mod events;
+pub mod fleet;
 pub mod health;
 pub mod http;
 pub mod http_client;

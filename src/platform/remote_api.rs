@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header};
-use reqwest::{Client, Response, redirect};
+use reqwest::{Client, RequestBuilder, Response, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::Url;
@@ -16,9 +16,6 @@ use super::{breaker::Breaker, context::Context, jobs::Failure};
 
 /// A server that does not even accept a connection for this long will not answer in time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Answers are small documents: whatever is longer is something else.
-const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// No service is given more patience than this at once.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
@@ -30,12 +27,15 @@ pub struct Config {
     pub key: Option<SecretString>,
     /// For a call, from connecting to the last byte of the answer.
     pub timeout: Duration,
+    /// Bytes of an answer: whatever is longer is something else.
+    pub longest_answer: usize,
 }
 
 pub struct RemoteApi {
     client: Client,
     url: Url,
     key: Option<SecretString>,
+    longest_answer: usize,
     breaker: Breaker,
 }
 
@@ -50,12 +50,16 @@ pub struct Answer {
 }
 
 /// Why there is no answer. Whether the service has done what it was asked is not known.
+#[derive(Debug, thiserror::Error)]
 pub enum Unanswered {
     /// Not even asked: it has just failed several times in a row.
+    #[error("it has failed several times in a row")]
     KeptAway,
     /// It is well, and has had enough of us for now (429).
+    #[error("the service answered 429")]
     TooMany { retry_after: Option<Duration> },
     /// It failed, or was not heard of in time.
+    #[error("{why}")]
     Failed { why: String, retry_after: Option<Duration> },
 }
 
@@ -83,7 +87,8 @@ impl RemoteApi {
             .redirect(redirect::Policy::none())
             .no_proxy()
             .build()?;
-        Ok(Self { client, url: config.url.clone(), key: config.key.clone(), breaker })
+        let Config { url, key, longest_answer, .. } = config.clone();
+        Ok(Self { client, url, key, longest_answer, breaker })
     }
 
     /// Whether it may be called now.
@@ -94,17 +99,7 @@ impl RemoteApi {
         if self.breaker.allows() { Ok(Call(self)) } else { Err(Unanswered::KeptAway) }
     }
 
-    async fn send(
-        &self,
-        path: &[&str],
-        idempotency_key: &str,
-        body: &impl Serialize,
-    ) -> Result<Answer, Unanswered> {
-        let mut request = self
-            .client
-            .post(self.address(path)?)
-            .header("idempotency-key", idempotency_key)
-            .json(body);
+    async fn send(&self, mut request: RequestBuilder) -> Result<Answer, Unanswered> {
         if let Some(key) = &self.key {
             request = request.bearer_auth(key.expose_secret());
         }
@@ -120,7 +115,7 @@ impl RemoteApi {
             let why = format!("the service answered {}", status.as_u16());
             return Err(Unanswered::Failed { why, retry_after: retry_after(&response) });
         }
-        Ok(Answer { status, body: read(response).await? })
+        Ok(Answer { status, body: read(response, self.longest_answer).await? })
     }
 
     fn address(&self, path: &[&str]) -> Result<Url, Unanswered> {
@@ -145,8 +140,39 @@ impl Call<'_> {
         idempotency_key: &str,
         body: &impl Serialize,
     ) -> Result<Answer, Unanswered> {
+        let request = self.0.client.post(self.0.address(path)?);
+        self.make(request.header("idempotency-key", idempotency_key).json(body)).await
+    }
+
+    /// Asks for what is at a path below the base URL, with these parameters.
+    ///
+    /// # Errors
+    /// As of `post`.
+    pub async fn get(
+        self,
+        path: &[&str],
+        parameters: &[(&str, &str)],
+    ) -> Result<Answer, Unanswered> {
+        let mut address = self.0.address(path)?;
+        if !parameters.is_empty() {
+            address.query_pairs_mut().extend_pairs(parameters);
+        }
+        let request = self.0.client.get(address);
+        self.make(request).await
+    }
+
+    /// Puts JSON at a path below the base URL. It may be put twice.
+    ///
+    /// # Errors
+    /// As of `post`.
+    pub async fn put(self, path: &[&str], body: &impl Serialize) -> Result<Answer, Unanswered> {
+        let request = self.0.client.put(self.0.address(path)?);
+        self.make(request.json(body)).await
+    }
+
+    async fn make(self, request: RequestBuilder) -> Result<Answer, Unanswered> {
         let Self(api) = self;
-        let answer = api.send(path, idempotency_key, body).await;
+        let answer = api.send(request).await;
         match &answer {
             Ok(_) | Err(Unanswered::TooMany { .. }) => api.breaker.record_success(),
             // Also one that says when to come back: most who answer 503 name a time.
@@ -158,10 +184,10 @@ impl Call<'_> {
     }
 }
 
-async fn read(mut response: Response) -> Result<Bytes, Unanswered> {
+async fn read(mut response: Response, longest: usize) -> Result<Bytes, Unanswered> {
     let mut body = BytesMut::new();
     while let Some(part) = response.chunk().await.map_err(failed)? {
-        if body.len() + part.len() > LONGEST_ANSWER {
+        if body.len() + part.len() > longest {
             return Err(unanswered("the service's answer is too long"));
         }
         body.extend_from_slice(&part);

@@ -5,8 +5,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long the last tasks may take. Together with the drain delay (5 s) and cap (25 s) it stays
-/// below the grace of 45 s.
+/// How long the last tasks may take. Together with the drain delay (5 s), the cap (25 s) and what
+/// it takes to leave the fleet (3 s) it stays below the grace of 45 s.
 pub(in crate::platform) const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// The tasks of this process, and the word that it is time to end. Cheap to clone.

@@ -40,6 +40,8 @@ async fn limits_sessions_positions_and_caches_work_on_a_cluster() {
         customer.post("/v1/auth/logout", &json!({})).await.expect(204);
         customer.until_refused().await;
     }
+    let members = async || admin.get("/v1/admin/fleet").await.expect(200)["data"].clone();
+    until(async || members().await.as_array().unwrap().len() == 2).await;
     assert_eq!(metric(&fleet, ALONE), 0.0, "each request was counted by the cluster");
     assert_eq!(metric(&fleet, LEFT_ALONE), 0.0);
 }

@@ -3,6 +3,7 @@
 mod in_memory;
 mod own;
 mod replay;
+mod synchronous;
 
 use std::fs;
 use std::path::{Path, PathBuf};

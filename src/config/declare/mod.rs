@@ -1,5 +1,6 @@
 //! Every setting: its name, default and meaning, and the part of the platform that it configures.
 
+mod fleet;
 mod http;
 mod partners;
 mod stores;
@@ -8,6 +9,7 @@ mod webhooks;
 mod work;
 
 use self::{
+    fleet::declare_fleet,
     partners::{declare_mail, declare_payments},
     stores::declare_storage,
     uploads::declare_uploads,
@@ -49,6 +51,7 @@ impl Config {
         let payments = declare_payments(env);
         let mail = declare_mail(env);
         let webhooks = declare_webhooks(env);
+        let fleet = declare_fleet(env);
         let tokens = declare_tokens(env);
         let idle = env.or_default(
             "SHOAL_SESSION_IDLE_SECS",
@@ -83,6 +86,7 @@ impl Config {
             payments: payments?,
             mail: mail?,
             webhooks: webhooks?,
+            fleet: fleet?,
             sessions: sessions::Config {
                 idle_lifetime: idle?,
                 absolute_lifetime: absolute?,

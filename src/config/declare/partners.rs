@@ -7,6 +7,9 @@ use crate::platform::{
     jobs, mail, remote_api,
 };
 
+/// Bytes of the provider's answers, which are small documents.
+const LONGEST_CHARGE: usize = 64 * 1024;
+
 pub(super) fn declare_payments(env: &mut Env<'_>) -> Option<Option<remote_api::Config>> {
     let url = env.optional(
         "SHOAL_PAYMENTS_URL",
@@ -25,7 +28,8 @@ pub(super) fn declare_payments(env: &mut Env<'_>) -> Option<Option<remote_api::C
         millis(1..=jobs::LONGEST_CALL_MS),
     );
     let (url, key, timeout) = (url?, key?, timeout?);
-    Some(url.map(|url| remote_api::Config { url, key, timeout }))
+    let longest_answer = LONGEST_CHARGE;
+    Some(url.map(|url| remote_api::Config { url, key, timeout, longest_answer }))
 }
 
 pub(super) fn declare_mail(env: &mut Env<'_>) -> Option<Option<mail::Config>> {

@@ -1,6 +1,7 @@
-//! The work outside of requests, for those who look after it, and the schedules that keep the
-//! platform's tables in order. Nothing of the shop: a fork keeps it.
+//! The fleet and the work outside of requests, for those who look after them, and the schedules
+//! that keep the platform's tables in order. Nothing of the shop: a fork keeps it.
 
+mod fleet;
 mod handlers;
 mod jobs;
 mod service;
@@ -12,6 +13,7 @@ use crate::state::AppState;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
+        .routes(routes!(fleet::list_fleet))
         .routes(routes!(handlers::list_queues))
         .routes(routes!(handlers::list_dead_jobs))
         .routes(routes!(handlers::retry_dead_jobs))

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::limits;
 use crate::platform::{
-    cache, context::Context, db, idempotency, passwords, rate_limit::Decision, storage,
+    cache, context::Context, db, idempotency, passwords, rate_limit::Decision, redis, storage,
 };
 
 /// An error as the client gets it.
@@ -285,6 +285,16 @@ impl ApiError {
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
         db::Error::from(error).into()
+    }
+}
+
+impl From<redis::Unavailable> for ApiError {
+    fn from(error: redis::Unavailable) -> Self {
+        Self::unavailable(
+            "redis_unavailable",
+            "What this asks for is in Redis, which does not answer right now; try again shortly.",
+        )
+        .because(error)
     }
 }
 

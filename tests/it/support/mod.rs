@@ -1,6 +1,7 @@
 //! What the tests share: a database of one's own, replicas in front of it, and a client whose
 //! methods are named after requests.
 
+mod agent;
 mod audited;
 mod bucket;
 mod client;
@@ -16,6 +17,7 @@ mod receiver;
 mod uploads;
 
 pub use self::{
+    agent::{Agent, Mood},
     audited::{Audited, DEPLOYMENT},
     bucket::Bucket,
     client::{Client, PASSWORD, Reply, order},

@@ -5,10 +5,13 @@ use std::time::Duration;
 use super::{Ending, RoleTimeouts, Timings, shown};
 use crate::platform::{
     audit::finding::{Rule, Verdict, hold},
-    cache,
+    cache, fleet,
     http::layers,
     shutdown, storage,
 };
+
+/// After the drain: the process leaves the fleet, then the last tasks end.
+const LAST_STEPS: Duration = fleet::LEAVE_WAIT.saturating_add(shutdown::STOP_WAIT);
 
 pub(in crate::platform::audit) const RULES: [Rule<Timings>; 13] = [
     Rule {
@@ -179,12 +182,12 @@ pub(in crate::platform::audit) const ENDING: [Rule<Ending>; 1] = [Rule {
                 "say so by --grace and --pre-stop, or by --manifest".to_owned(),
             );
         };
-        let needed = seen.workload.pre_stop + seen.drain + shutdown::STOP_WAIT;
+        let needed = seen.workload.pre_stop + seen.drain + LAST_STEPS;
         let told = format!(
-            "preStop {}, drain {}, last tasks {}: {} of {}",
+            "preStop {}, drain {}, last steps {}: {} of {}",
             shown(seen.workload.pre_stop),
             shown(seen.drain),
-            shown(shutdown::STOP_WAIT),
+            shown(LAST_STEPS),
             shown(needed),
             shown(grace),
         );

@@ -86,9 +86,9 @@ fn an_end_takes_what_comes_before_the_signal_as_well() {
         };
         (ENDING[0].judge)(&Ending { drain: Duration::from_secs(30), workload })
     };
-    assert!(matches!(judge(Some(40), 5), Verdict::Passed(_)));
-    assert!(matches!(judge(Some(39), 5), Verdict::Failed(..)));
-    assert!(matches!(judge(Some(35), 0), Verdict::Passed(_)));
+    assert!(matches!(judge(Some(43), 5), Verdict::Passed(_)));
+    assert!(matches!(judge(Some(42), 5), Verdict::Failed(..)));
+    assert!(matches!(judge(Some(38), 0), Verdict::Passed(_)));
     assert!(matches!(judge(None, 0), Verdict::Skipped(..)));
 }
 
