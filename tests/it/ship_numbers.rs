@@ -52,6 +52,22 @@ fn proxies_wait_for_longer_than_the_program() {
 }
 
 #[test]
+fn proxies_wait_for_files_as_long_as_the_program() {
+    let settings = read(".env.example");
+    let millis =
+        number(&settings, "SHOAL_BODY_TIMEOUT_MS") + number(&settings, "SHOAL_REQUEST_TIMEOUT_MS");
+    let after = |path: &str, place: &str| {
+        let text = read(path);
+        text.split_once(place).unwrap_or_else(|| panic!("{path} has no {place}")).1.to_owned()
+    };
+    let nginx = after("nginx/nginx.conf", "location ~ ^/v1/(users/me/avatar|");
+    let ingress = after("k8s/base/ingress.yaml", "name: shoal-files");
+    for wait in [number(&nginx, "proxy_read_timeout"), number(&ingress, "proxy-read-timeout")] {
+        assert!(wait * 1000 > millis, "{wait} s for {millis} ms");
+    }
+}
+
+#[test]
 fn connections_suffice_for_the_largest_fleet() {
     let settings = read("k8s/base/config.env");
     let most = number(&read("k8s/base/api-scaling.yaml"), "maxReplicas")
