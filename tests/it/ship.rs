@@ -239,7 +239,11 @@ fn without_runbook(rules: &str, manual: &str) -> Vec<String> {
 
 #[test]
 fn manifests_name_variables_that_are_read() {
-    let manifests = [read("docker-compose.scale.yml"), read_all("k8s", &[".yaml", ".env"])];
+    let manifests = [
+        read("docker-compose.scale.yml"),
+        read_all("k8s", &[".yaml", ".env"]),
+        read_all("systemd", &[".service", ".env"]),
+    ];
     for manifest in manifests {
         assert!(variables(&manifest).len() > 10, "hardly any was found");
         assert_eq!(unknown(&manifest), Vec::<String>::new());
@@ -253,6 +257,7 @@ fn manifests_name_variables_that_are_read() {
 fn manifests_set_what_cannot_be_left_out() {
     assert_eq!(missing(&read("docker-compose.scale.yml")), Vec::<String>::new());
     assert_eq!(missing(&read_all("k8s/base", &[".yaml", ".env"])), Vec::<String>::new());
+    assert_eq!(missing(&read_all("systemd", &[".service", ".env"])), Vec::<String>::new());
     assert!(missing("REDIS_URL: x").contains(&"DATABASE_URL".to_owned()));
 }
 

@@ -37,6 +37,11 @@ fn nobody_is_killed_while_draining() {
     let before = number(&api, "sleep: { seconds");
     assert!(number(&api, "terminationGracePeriodSeconds") >= before + drain);
     assert!(number(&worker, "terminationGracePeriodSeconds") >= drain);
+
+    let drain = drain_secs(&read("systemd/shoal.env"));
+    for unit in ["systemd/shoal-api@.service", "systemd/shoal-worker@.service"] {
+        assert!(number(&read(unit), "TimeoutStopSec") >= drain, "{unit}");
+    }
 }
 
 #[test]
