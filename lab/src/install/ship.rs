@@ -79,11 +79,13 @@ fn unless_interrupted<T>(installed: Result<T>) -> Result<Found<T>> {
     }
 }
 
+/// Debian 13 has a package of it alone, and before it was in that of the server.
 fn promtool(dir: &Path, progress: &Progress) -> Result<PathBuf> {
-    match find::on_path("promtool") {
-        Some(found) => Ok(found),
-        None => out_of_package("prometheus", "usr/bin/promtool", dir, progress),
+    if let Some(found) = find::on_path("promtool") {
+        return Ok(found);
     }
+    let from = |package| out_of_package(package, "usr/bin/promtool", dir, progress);
+    from("promtool").or_else(|_| from("prometheus"))
 }
 
 /// Fetches the package and takes one program out of it: installed, it might start a server.
@@ -114,6 +116,11 @@ fn out_of_package(
     let mut unpack = Command::new("dpkg-deb");
     unpack.arg("--extract").arg(&fetched).arg(&draft);
     run_logged(&mut unpack, &step, &format!("unpack {package}"))?;
+    if !draft.join(program).is_file() {
+        return Err(Error::new(format!(
+            "the package `{package}` of this machine has no {program}"
+        )));
+    }
     keep(&draft, &dir.join(package), &step)?;
     Ok(kept)
 }
@@ -200,6 +207,9 @@ fn fresh(dir: &Path) -> Result<PathBuf> {
 
 /// In one step, so that a half-made directory is never found.
 fn keep(draft: &Path, dir: &Path, step: &Step) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).cannot(|| format!("remove {}", dir.display()))?;
+    }
     fs::rename(draft, dir).cannot(|| format!("keep {}", dir.display()))?;
     step.done();
     Ok(())
