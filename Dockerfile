@@ -23,11 +23,12 @@ COPY src src
 RUN touch src/lib.rs src/main.rs \
     && cargo build --release --locked --package shoal --bin shoal
 
-# What the program needs beside itself: the C library, and whom to trust.
+# What the program needs beside itself: the C library, and whom to trust. Without its symbols it is a sixth smaller; a
+# panic still tells its place.
 FROM build AS root
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
-    && install -D -m 0755 target/release/shoal /root-of-image/shoal \
+    && install -D -m 0755 --strip target/release/shoal /root-of-image/shoal \
     && ldd target/release/shoal | grep -o '/[^ ]*' \
         | xargs -I LIBRARY install -D -m 0755 LIBRARY /root-of-imageLIBRARY \
     && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /root-of-image/etc/ssl/certs/ca-certificates.crt \

@@ -17,7 +17,7 @@
 //!   inside a test.
 //! - [`node`]: a Postgres with its PgBouncer; [`postgres::OwnPostgres`]: a primary and replicas for one test.
 //! - [`fault`]: the proxy that breaks the way to a server, and what `cargo lab fault` says to the lab.
-//! - `ship`: checks of manifests, images and rules, for `cargo lab ship-check`.
+//! - `ship`: checks of manifests, images, rules and units, for `cargo lab ship-check`.
 //! - [`process`]: start, watch and stop a process; [`ports`]: which port it gets.
 //! - [`template`]: fills in the configuration files that the repository ships.
 #![allow(

@@ -93,7 +93,7 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Check manifests, images and rules by their own tools, which are installed if need be.
+    /// Check manifests, images, rules and units by their own tools, which are installed if they can be.
     ShipCheck,
     /// Run the payment provider alone. It declines amounts that end in 13.
     Provider {

@@ -125,6 +125,19 @@ fn missing(manifest: &str) -> Vec<String> {
     of_the_program(true).into_iter().filter(|name| !set.contains(name)).collect()
 }
 
+/// The files below /run/secrets that manifests name, by directory, and the keys of the secrets' templates.
+fn secrets(manifests: &str, templates: &str) -> [BTreeSet<String>; 2] {
+    let files = manifests.match_indices("/run/secrets/").filter_map(|(at, start)| {
+        let path = manifests[at + start.len()..].split([' ', '}', '\n', ',']).next()?;
+        path.split_once('/').map(|(_, file)| file.to_owned())
+    });
+    let keys = templates.split("stringData:").skip(1).flat_map(|secret| {
+        let lines = secret.lines().skip(1).take_while(|line| line.starts_with("  "));
+        lines.filter_map(|line| line.trim().split_once(": ").map(|(key, _)| key.to_owned()))
+    });
+    [files.collect(), keys.filter(|key| !key.starts_with('#')).collect()]
+}
+
 /// The names of the metrics that the source makes.
 fn made() -> BTreeSet<String> {
     let source = read_all("src", &[".rs"]);
@@ -226,7 +239,11 @@ fn without_runbook(rules: &str, manual: &str) -> Vec<String> {
 
 #[test]
 fn manifests_name_variables_that_are_read() {
-    let manifests = [read("docker-compose.scale.yml"), read_all("k8s", &[".yaml", ".env"])];
+    let manifests = [
+        read("docker-compose.scale.yml"),
+        read_all("k8s", &[".yaml", ".env"]),
+        read_all("systemd", &[".service", ".env"]),
+    ];
     for manifest in manifests {
         assert!(variables(&manifest).len() > 10, "hardly any was found");
         assert_eq!(unknown(&manifest), Vec::<String>::new());
@@ -240,7 +257,20 @@ fn manifests_name_variables_that_are_read() {
 fn manifests_set_what_cannot_be_left_out() {
     assert_eq!(missing(&read("docker-compose.scale.yml")), Vec::<String>::new());
     assert_eq!(missing(&read_all("k8s/base", &[".yaml", ".env"])), Vec::<String>::new());
+    assert_eq!(missing(&read_all("systemd", &[".service", ".env"])), Vec::<String>::new());
     assert!(missing("REDIS_URL: x").contains(&"DATABASE_URL".to_owned()));
+}
+
+#[test]
+fn templates_have_the_secrets_that_are_mounted() {
+    let manifests =
+        [read_all("k8s/base", &[".yaml"]), read_all("k8s/overlays", &[".yaml"])].join("\n");
+    let [files, keys] = secrets(&manifests, &read("k8s/secrets.example.yaml"));
+    assert!(files.len() > 5, "hardly any was found");
+    assert_eq!(files, keys);
+    let [files, keys] =
+        secrets("{ value: /run/secrets/a/b }", "stringData:\n  # no: key\n  c: d\nkind: x");
+    assert_eq!((files, keys), (["b".to_owned()].into(), ["c".to_owned()].into()));
 }
 
 #[test]

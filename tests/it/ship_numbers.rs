@@ -164,6 +164,38 @@ fn what_is_shipped_for_compose_fits() {
 }
 
 #[test]
+fn what_is_shipped_for_a_plain_machine_fits() {
+    let settings = settings(&read("systemd/shoal.env"));
+    let of = |unit: &str| Workload {
+        grace: Some(Duration::from_secs(number(&read(unit), "TimeoutStopSec"))),
+        ..Workload::default()
+    };
+    let mut deployment = Deployment {
+        api: of("systemd/shoal-api@.service"),
+        worker: of("systemd/shoal-worker@.service"),
+        proxy: Some(nginx::read(&read("nginx/nginx.conf")).unwrap()),
+        ..Deployment::default()
+    };
+    let objections = |deployment: &Deployment| {
+        timeouts::objections(&timings(&settings, deployment).0, deployment)
+    };
+    assert_eq!(objections(&deployment), [""; 0]);
+    deployment.worker.grace = Some(Duration::from_secs(30));
+    assert_eq!(objections(&deployment).len(), 1, "grace");
+}
+
+#[test]
+fn an_ingress_waits_for_files_as_long_as_the_program() {
+    let settings = read(".env.example");
+    let millis =
+        number(&settings, "SHOAL_BODY_TIMEOUT_MS") + number(&settings, "SHOAL_REQUEST_TIMEOUT_MS");
+    let ingress = read("k8s/base/ingress.yaml");
+    let (_, files) = ingress.split_once("name: shoal-files").unwrap();
+    let wait = number(files, "proxy-read-timeout");
+    assert!(wait * 1000 > millis, "{wait} s for {millis} ms");
+}
+
+#[test]
 fn a_number_is_found_in_every_notation() {
     assert_eq!(number("a: 1\nb=22\nc: \"333\"", "c"), 333);
     assert_eq!(number("a: 1\nb=22", "b"), 22);

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use find::find;
 pub(crate) use find::postgres_major;
 pub use ship::ShipTools;
+pub(crate) use ship::{Found, Kustomize, PythonTools};
 
 use crate::account::is_root;
 use crate::error::{Error, Result};

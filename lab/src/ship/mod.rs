@@ -1,7 +1,8 @@
 //! Checks of what is shipped: rules and dashboards by `promtool`, images by `checkov`, manifests by
-//! `kubernetes-validate` and `checkov`.
+//! `kubernetes-validate` and `checkov`, units by `systemd-analyze`.
 
 mod panels;
+mod units;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,35 +10,41 @@ use std::process::Command;
 
 use crate::cargo::target_dir;
 use crate::error::{Context, Error, Result};
-use crate::install::ShipTools;
+use crate::install::{Kustomize, PythonTools};
 use crate::progress::Progress;
 use crate::run::{output_of, run_logged};
 use crate::site::{make_dir, repository};
+pub(crate) use units::units;
 
 /// The images that are built from the repository.
 const DOCKERFILES: [&str; 3] = ["Dockerfile", "pgbouncer/Dockerfile", "s3/Dockerfile"];
 
-/// The rules are valid, and do what their tests say; the panels' queries are valid.
-pub(crate) fn rules(tools: &ShipTools, progress: &Progress) -> Result<()> {
+/// The rules are valid, and do what their tests say.
+pub(crate) fn rules(tool: &Path, progress: &Progress) -> Result<()> {
     let prometheus = repository().join("monitoring/prometheus");
     let step = progress.step("Rules and their tests");
     let check = ["check", "config", "prometheus.yml"];
-    run_logged(promtool(tools, &prometheus).args(check), &step, "accept the rules")?;
+    run_logged(promtool(tool, &prometheus).args(check), &step, "accept the rules")?;
     let tests = files(&prometheus.join("tests"))?;
     run_logged(
-        promtool(tools, &prometheus).args(["test", "rules"]).args(&tests),
+        promtool(tool, &prometheus).args(["test", "rules"]).args(&tests),
         &step,
         "test the rules",
     )?;
     step.done();
+    Ok(())
+}
 
+/// The panels' queries are valid.
+pub(crate) fn dashboards(tool: &Path, progress: &Progress) -> Result<()> {
+    let prometheus = repository().join("monitoring/prometheus");
     let step = progress.step("Queries of the dashboards");
     let dashboards = files(&repository().join("monitoring/grafana/dashboards"))?;
     let rules = panels::as_rules(&dashboards)?;
     let file = work_dir()?.join("panels.json");
     fs::write(&file, rules).cannot(|| format!("write {}", file.display()))?;
     run_logged(
-        promtool(tools, &prometheus).args(["check", "rules"]).arg(&file),
+        promtool(tool, &prometheus).args(["check", "rules"]).arg(&file),
         &step,
         "accept the queries of the dashboards",
     )?;
@@ -46,7 +53,7 @@ pub(crate) fn rules(tools: &ShipTools, progress: &Progress) -> Result<()> {
 }
 
 /// The Dockerfiles keep to the policies of `.checkov.yaml`.
-pub(crate) fn images(tools: &ShipTools, progress: &Progress) -> Result<()> {
+pub(crate) fn images(tools: &PythonTools, progress: &Progress) -> Result<()> {
     let step = progress.step("Policies of the images");
     let mut command = checkov(tools, "dockerfile");
     command.arg("--file").args(DOCKERFILES);
@@ -63,9 +70,14 @@ pub(crate) fn overlays() -> Result<Vec<String>> {
 }
 
 /// What the overlay comes to is valid, and keeps to the policies of `.checkov.yaml`.
-pub(crate) fn overlay(tools: &ShipTools, name: &str, progress: &Progress) -> Result<()> {
+pub(crate) fn overlay(
+    kustomize: &Kustomize,
+    tools: &PythonTools,
+    name: &str,
+    progress: &Progress,
+) -> Result<()> {
     let step = progress.step(format!("Overlay {name}"));
-    let mut build = tools.kustomize();
+    let mut build = kustomize.build();
     build.arg(format!("k8s/overlays/{name}")).current_dir(repository());
     let manifests = output_of(&mut build, "", &format!("build the overlay {name}"))?;
     let file = work_dir()?.join(format!("{name}.yaml"));
@@ -81,13 +93,13 @@ pub(crate) fn overlay(tools: &ShipTools, name: &str, progress: &Progress) -> Res
     Ok(())
 }
 
-fn promtool(tools: &ShipTools, dir: &Path) -> Command {
-    let mut command = Command::new(&tools.promtool);
+fn promtool(tool: &Path, dir: &Path) -> Command {
+    let mut command = Command::new(tool);
     command.current_dir(dir);
     command
 }
 
-fn checkov(tools: &ShipTools, framework: &str) -> Command {
+fn checkov(tools: &PythonTools, framework: &str) -> Command {
     let mut command = Command::new(&tools.checkov);
     command.args(["--config-file", ".checkov.yaml", "--framework", framework]);
     command.current_dir(repository());
