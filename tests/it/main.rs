@@ -49,6 +49,7 @@ mod redis_cluster;
 mod relay;
 mod replay;
 mod reports;
+mod rolling;
 mod routing;
 mod scale;
 mod sessions;

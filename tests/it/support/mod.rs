@@ -9,6 +9,7 @@ mod database;
 pub mod errands;
 mod fleet;
 mod live;
+mod load;
 mod raw;
 mod receiver;
 mod uploads;
@@ -21,6 +22,7 @@ pub use self::{
     database::Database,
     fleet::{Fleet, FleetBuilder, Replica, ask_redis, environment, own_redis},
     live::{Block, Live},
+    load::Load,
     raw::HANG,
     receiver::{Answer, Received, Receiver},
     uploads::{File, objects},
