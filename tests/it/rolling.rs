@@ -1,6 +1,7 @@
 //! A new version goes out replica by replica, and no client notices.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use lab::process::Signal;
 use reqwest::{Body, Method};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
-use tokio::time::sleep;
+use tokio::{task::JoinHandle, time::sleep};
 use uuid::Uuid;
 
 use crate::support::{Client, Cluster, Load, Reply, order, topology, unique, until};
@@ -20,6 +21,8 @@ const REPLICAS: usize = 3;
 /// What a request of the slow kinds takes, as they are made: longer than the drain delay, so that
 /// each replica has some that began before its listener closed and end after it.
 const SLOW: Duration = Duration::from_secs(5);
+/// How often a balancer asks for readiness, as the probes in Kubernetes or a little less.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
 /// Of either slow kind: enough that every replica has some whenever it is told to end.
 const SLOW_CLIENTS: usize = 6;
 
@@ -57,9 +60,18 @@ async fn three_replicas_are_replaced_in_turn_and_no_request_fails() {
             an_order_that_waits(waits.clone(), held, database.clone())
         });
     }
+    let balancer = Balancer::start(&cluster);
+    for _ in 0..4 {
+        let (customer, ready) = (customer.clone(), balancer.ready.clone());
+        add(&mut load, &placed, move |turn| {
+            let address = ready.lock().unwrap()[turn % (REPLICAS - 1)];
+            a_quick_one(customer.with_addresses(vec![address]), product, turn)
+        });
+    }
     load.answered(100).await;
 
     for index in 0..REPLICAS {
+        until(async || balancer.ready.lock().unwrap().len() == REPLICAS).await;
         until(async || requests_in_flight(&cluster, index).await > 1).await;
         until(async || cluster.database.number(WAITING).await > 0).await;
         let leaving = cluster.replicas[index].process();
@@ -78,6 +90,7 @@ async fn three_replicas_are_replaced_in_turn_and_no_request_fails() {
     }
 
     let sent = load.end().await;
+    balancer.polling.abort();
     assert!(sent > 300, "{sent} requests were too few to prove anything");
     let orders = cluster.database.number("select count(*) from orders").await;
     let mut placed = Arc::into_inner(placed).unwrap().into_inner().unwrap();
@@ -106,6 +119,36 @@ fn add<F: Future<Output = Option<Uuid>> + Send + 'static>(
             }
         }
     });
+}
+
+/// One that repeats nothing, unlike nginx: a request goes to a replica that was ready when it was last
+/// asked, and fails if that one listens no more. The drain delay is for it.
+struct Balancer {
+    ready: Arc<Mutex<Vec<SocketAddr>>>,
+    polling: JoinHandle<()>,
+}
+
+impl Balancer {
+    fn start(cluster: &Cluster) -> Self {
+        let replicas: Vec<_> = (0..REPLICAS).map(|index| cluster.address(index)).collect();
+        let ready = Arc::new(Mutex::new(replicas.clone()));
+        let (client, shown) = (cluster.client.clone(), ready.clone());
+        let polling = tokio::spawn(async move {
+            loop {
+                sleep(ASKED_EVERY).await;
+                let mut found = Vec::new();
+                for address in &replicas {
+                    let replica = client.with_addresses(vec![*address]);
+                    let answer = replica.request(Method::GET, "/health/ready").send().await;
+                    if answer.is_ok_and(|answer| answer.status().is_success()) {
+                        found.push(*address);
+                    }
+                }
+                *shown.lock().unwrap() = found;
+            }
+        });
+        Self { ready, polling }
+    }
 }
 
 /// Reads, and orders whose answer is asked for twice.
