@@ -14,6 +14,7 @@ mod support;
 
 mod admin;
 mod auth;
+mod autoscale;
 mod cache;
 mod catalogue;
 mod cli;

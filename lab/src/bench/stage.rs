@@ -55,7 +55,9 @@ impl<'a> Stage<'a> {
 
         let step = progress.step("Migrations, one replica of the API");
         let shoal = Shoal::new(&topology, DATABASE, &binaries.join("shoal"));
-        let shoal = without_limits(shoal)?.with_signing_key(site)?;
+        // A bench may take longer than a token lives.
+        let shoal = shoal.without_limits()?.with_setting("SHOAL_ACCESS_TOKEN_SECS", "7200");
+        let shoal = shoal.with_signing_key(site)?;
         shoal.run(&["migrate"], "", "run the migrations")?;
         let pinned = shoal.clone().on_cores(&cores.subject_list());
         let api = Api::start(site, "api-1", Port::free()?, &pinned)?;
@@ -152,20 +154,6 @@ impl RoundTrips {
         let orders = self.orders_since(earlier)?;
         Some(self.since(earlier) as f64 / orders as f64)
     }
-}
-
-/// A load generator is one client with the appetite of thousands: whatever limits requests by rate is set so
-/// high that it is asked, and never says no.
-fn without_limits(shoal: Shoal) -> Result<Shoal> {
-    let settings = shoal.run(&["env"], "", "list the settings")?;
-    let limits = settings.lines().filter_map(|line| {
-        let (name, default) = line.trim_start_matches('#').split_once('=')?;
-        let (_, seconds) = default.split_once('/')?;
-        name.starts_with("SHOAL_RATE_LIMIT_").then(|| (name, format!("1000000000/{seconds}")))
-    });
-    let shoal = limits.fold(shoal, |shoal, (name, limit)| shoal.with_setting(name, &limit));
-    // A bench may take longer than a token lives.
-    Ok(shoal.with_setting("SHOAL_ACCESS_TOKEN_SECS", "7200"))
 }
 
 fn start_bare(

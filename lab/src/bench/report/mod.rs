@@ -58,7 +58,7 @@ impl Report {
 }
 
 /// Digits as a reader wants them: three that matter, thousands apart.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 99.95 => grouped(value.round() as i64),
         size if size >= 9.995 => format!("{value:.1}"),
@@ -66,7 +66,7 @@ fn number(value: f64) -> String {
     }
 }
 
-fn grouped(value: i64) -> String {
+pub(crate) fn grouped(value: i64) -> String {
     let digits = value.abs().to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -79,7 +79,7 @@ fn grouped(value: i64) -> String {
 }
 
 /// A time in the unit that suits it.
-fn time(microseconds: f64) -> String {
+pub(crate) fn time(microseconds: f64) -> String {
     match microseconds {
         us if us < 1_000.0 => format!("{} µs", number(us)),
         us if us < 1_000_000.0 => format!("{} ms", number(us / 1e3)),
