@@ -43,6 +43,7 @@ mod orders;
 mod overload;
 mod payments;
 mod payments_races;
+mod plan;
 mod plans;
 mod pool;
 mod products;

@@ -32,9 +32,13 @@ pub struct Manifest {
 impl Manifest {
     /// As an overlay of the repository has it.
     pub fn shipped(overlay: &str) -> Result<Self> {
+        Self::patched(&read(&format!("k8s/overlays/{overlay}/kustomization.yaml"))?)
+    }
+
+    /// As it is with these kustomizations.
+    pub fn patched(kustomizations: &[Value]) -> Result<Self> {
         let mut autoscaler = of_kind(&read(AUTOSCALER)?, "HorizontalPodAutoscaler")?;
-        let overlay = read(&format!("k8s/overlays/{overlay}/kustomization.yaml"))?;
-        for kustomization in &overlay {
+        for kustomization in kustomizations {
             patch(&mut autoscaler, kustomization)?;
         }
         let deployment = of_kind(&read(DEPLOYMENT)?, "Deployment")?;
@@ -89,6 +93,7 @@ fn patch(autoscaler: &mut Value, kustomization: &Value) -> Result<()> {
         {
             let path = operation["path"].as_str().unwrap_or_default();
             match autoscaler.pointer_mut(path) {
+                Some(place) if operation["op"] == "test" && *place == operation["value"] => {}
                 Some(place) if operation["op"] == "replace" => {
                     *place = operation["value"].clone();
                 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::chart::{Bar, Mark, bars};
 use super::columns::columns;
 use super::text::{bound, warnings, with_unit};
-use super::{Report, grouped, number};
+use super::{Report, grouped, knee, number};
 use crate::bench::figures::{Kind, Row, Table};
 use crate::bench::targets::{Bound, LIST_FACTOR, ORDER_FACTOR, PRODUCT_FACTOR, Target};
 use crate::page::{escape, whole};
@@ -20,6 +20,7 @@ pub(super) fn render(report: &Report) -> String {
         page.push_str(&section(table));
     }
     page.push_str(&cold_key(report));
+    page.push_str(&report.knee.as_ref().map(knee::section).unwrap_or_default());
     page.push_str(&machine(report));
     whole("Shoal bench", "What a request costs", &page)
 }
