@@ -27,9 +27,9 @@ impl Profile {
             ]);
         }
         let falling = 11 * MINUTE;
-        // The window, and a minute for each replica that leaves.
+        // The window, a minute for each replica that leaves, and some to spare.
         let over =
-            falling + 7 * MINUTE + (peak.ceil() as u64).saturating_sub(u64::from(fewest)) * MINUTE;
+            falling + 9 * MINUTE + (peak.ceil() as u64).saturating_sub(u64::from(fewest)) * MINUTE;
         points.extend([(falling - MINUTE / 2, peak), (falling + MINUTE, quiet), (over, quiet)]);
         let at = |(second, load)| (Duration::from_secs(second), load);
         Self { points: points.into_iter().map(at).collect() }
@@ -87,6 +87,6 @@ mod tests {
         for (at, expected) in [(0, 1.8), (4, 7.0), (5, 4.2), (6, 7.0), (10, 7.0), (13, 1.8)] {
             assert!((day.at(at * minute) - expected).abs() < 1e-9, "at {at} min");
         }
-        assert_eq!(day.length(), 22 * minute);
+        assert_eq!(day.length(), 24 * minute);
     }
 }

@@ -56,6 +56,8 @@ pub fn run(options: &Options) -> Result<()> {
     let shoal = Shoal::new(&topology, DATABASE, &programs.join("shoal"))
         .without_limits()?
         .with_signing_key(&site)?
+        // With a slow clock it takes longer than a token lives.
+        .with_setting("SHOAL_ACCESS_TOKEN_SECS", "7200")
         // The shipped one, which the lab does without elsewhere.
         .with_setting("SHOAL_DRAIN_DELAY_MS", "5000");
     shoal.run(&["migrate"], "", "run the migrations")?;
