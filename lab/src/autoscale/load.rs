@@ -43,8 +43,18 @@ pub struct Tally {
 #[derive(Debug)]
 pub(super) struct Load {
     tally: Arc<Mutex<Tally>>,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     thread: JoinHandle<Result<()>>,
+}
+
+/// Nobody sends for a simulation that is over, however it ended.
+#[derive(Debug)]
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Load {
@@ -67,12 +77,12 @@ impl Load {
                 slow.await.map_err(|_| Error::new("the slow orders panicked"))?
             })
         });
-        Ok(Self { tally, stop, thread })
+        Ok(Self { tally, stop: Stop(stop), thread })
     }
 
     /// Ends once all that was sent is answered.
     pub(super) fn end(self) -> Result<Tally> {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         self.thread.join().map_err(|_| Error::new("the load panicked"))??;
         Ok(self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
