@@ -45,7 +45,7 @@ struct Replica {
 #[derive(Debug)]
 enum Stage {
     Starting(Receiver<Result<Api>>),
-    Ready { api: Api, since: Moment },
+    Ready { api: Box<Api>, since: Moment },
 }
 
 impl Fleet {
@@ -53,7 +53,8 @@ impl Fleet {
     pub(super) fn start(site: &Site, shoal: &Shoal, count: u32) -> Result<Self> {
         let first = Api::start(site, "api-1", Port::free()?, shoal)?;
         let nginx = Nginx::start(site, "nginx", Port::free()?, &[address(&first)])?;
-        let first = Replica::new("api-1", Stage::Ready { api: first, since: Moment::ZERO });
+        let first =
+            Replica::new("api-1", Stage::Ready { api: Box::new(first), since: Moment::ZERO });
         let mut fleet = Self {
             site: site.clone(),
             shoal: shoal.clone(),
@@ -93,7 +94,7 @@ impl Fleet {
             let port = Port::free()?;
             let (ready, starting) = mpsc::channel();
             // Nobody hears of one that is not wanted any more: it is dropped there, and so stopped.
-            thread::spawn(move || ready.send(Api::start(&site, &own, port, &shoal)));
+            thread::spawn(move || drop(ready.send(Api::start(&site, &own, port, &shoal))));
             let replica = Replica::new(&name, Stage::Starting(starting));
             self.replicas.push(Replica { started: now, ..replica });
         }
@@ -103,7 +104,7 @@ impl Fleet {
             let at = self.replicas.iter().rposition(|replica| replica.api().is_none());
             let at = at.unwrap_or(self.replicas.len() - 1);
             match self.replicas.remove(at).stage {
-                Stage::Ready { api, .. } => gone.push(api),
+                Stage::Ready { api, .. } => gone.push(*api),
                 Stage::Starting(starting) => drop(starting),
             }
         }
@@ -246,7 +247,7 @@ impl Replica {
             return Ok(false);
         };
         match starting.try_recv() {
-            Ok(api) => self.stage = Stage::Ready { api: api?, since: now },
+            Ok(api) => self.stage = Stage::Ready { api: Box::new(api?), since: now },
             Err(TryRecvError::Empty) => return Ok(false),
             Err(TryRecvError::Disconnected) => {
                 return Err(Error::new("the thread that started a replica panicked"));
