@@ -47,6 +47,18 @@ impl Shoal {
         self
     }
 
+    /// With limits of rates so high that they are asked, and never say no: a load generator is one client with
+    /// the appetite of thousands.
+    pub fn without_limits(self) -> Result<Self> {
+        let settings = self.run(&["env"], "", "list the settings")?;
+        let limits = settings.lines().filter_map(|line| {
+            let (name, default) = line.trim_start_matches('#').split_once('=')?;
+            let (_, seconds) = default.split_once('/')?;
+            name.starts_with("SHOAL_RATE_LIMIT_").then(|| (name, format!("1000000000/{seconds}")))
+        });
+        Ok(limits.fold(self, |shoal, (name, limit)| shoal.with_setting(name, &limit)))
+    }
+
     /// With its replicas kept on these cores, given as `taskset --cpu-list` wants them.
     #[must_use]
     pub fn on_cores(mut self, cores: &str) -> Self {

@@ -9,6 +9,7 @@
 //! # Layout
 //! - [`commands`]: one file per command.
 //! - [`mod@bench`]: what a request costs, for `cargo lab bench`.
+//! - [`autoscale`]: Kubernetes' autoscaler over replicas of this machine, for `cargo lab autoscale`.
 //! - [`install`]: finds the servers, installs what is missing.
 //! - [`site`]: the directory in which servers run; [`topology`]: what runs where, for the tests.
 //! - [`postgres`], [`pgbouncer`], [`redis`], [`s3`], [`nginx`], [`api`]: one file per server;
@@ -17,6 +18,7 @@
 //!   inside a test.
 //! - [`node`]: a Postgres with its PgBouncer; [`postgres::OwnPostgres`]: a primary and replicas for one test.
 //! - [`fault`]: the proxy that breaks the way to a server, and what `cargo lab fault` says to the lab.
+//! - `page`: what reports look like, and drawings.
 //! - `ship`: checks of manifests, images, rules and units, for `cargo lab ship-check`.
 //! - [`process`]: start, watch and stop a process; [`ports`]: which port it gets.
 //! - [`template`]: fills in the configuration files that the repository ships.
@@ -27,6 +29,7 @@
 
 pub mod account;
 pub mod api;
+pub mod autoscale;
 pub mod bench;
 pub mod commands;
 pub mod error;
@@ -53,6 +56,7 @@ mod demo;
 mod in_thread;
 mod interrupt;
 mod net;
+mod page;
 mod psql;
 mod run;
 mod secrets;

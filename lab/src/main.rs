@@ -12,7 +12,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use lab::bench::baseline;
 use lab::bench::workloads::Workload;
-use lab::commands::{bench, down, fault, logs, mails, prepare, ship_check, status, test, up};
+use lab::commands::{
+    autoscale, bench, down, fault, logs, mails, prepare, ship_check, status, test, up,
+};
 use lab::{Error, Result};
 use lab::{mail, provider, s3};
 
@@ -146,6 +148,24 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Let Kubernetes' autoscaler, as k8s/ has it, start and end replicas here while load comes and goes.
+    Autoscale {
+        /// The overlay below k8s/overlays whose numbers count.
+        #[arg(long, default_value = "production")]
+        overlay: String,
+        /// Requests per second that a replica is to carry here, instead of what the manifest says.
+        #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
+        per_replica: u32,
+        /// How much faster the autoscaler's clock goes.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=30))]
+        speed: u32,
+        /// The load at its peak, in replicas.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=50))]
+        peak: u32,
+        /// Build the API with optimisations.
+        #[arg(long)]
+        release: bool,
+    },
     /// Serve the bare handlers that `bench` compares the API with.
     #[command(hide = true)]
     BenchServer {
@@ -213,6 +233,12 @@ fn run(command: Command) -> Result<u8> {
             let (seconds, rounds) = if quick { (1, 1) } else { (seconds, rounds) };
             let programs = if no_build { bench::Programs::AsBuilt } else { bench::Programs::Fresh };
             bench::run(&bench::Options { seconds, rounds, only, programs, out }).map(|()| 0)
+        }
+        Command::Autoscale { overlay, per_replica, speed, peak, release } => {
+            let (per_replica, peak) = (f64::from(per_replica), f64::from(peak));
+            let clock_factor = speed;
+            let options = autoscale::Options { overlay, per_replica, clock_factor, peak, release };
+            autoscale::run(&options).map(|()| 0)
         }
         Command::BenchServer { port, redis_url } => baseline::run(&baseline::Settings {
             port,

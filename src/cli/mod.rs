@@ -2,6 +2,7 @@
 
 mod audit;
 mod jobs;
+mod plan;
 
 use std::{
     io::{BufRead, Write},
@@ -65,6 +66,8 @@ enum Command {
     Keys(Keys),
     /// Work outside of requests: what waits, what died, and what to do about it
     Jobs(jobs::Jobs),
+    /// From requests per second to replicas, pools and the autoscaler's numbers
+    Plan(plan::Plan),
     /// Administrators
     #[command(subcommand)]
     Admin(Admin),
@@ -156,6 +159,7 @@ impl Cli {
             Command::Env => print(&config::example()),
             Command::Keys(Keys::Generate) => print(&tokens::generate_key()?),
             Command::Jobs(jobs) => jobs.run().await,
+            Command::Plan(plan) => plan.run(),
             Command::Admin(Admin::Create { email, name }) => create_admin(email, name).await,
             Command::Import(Import::Products { file }) => import_products(file).await,
             Command::Events(Events::Verify) => verify_events().await,

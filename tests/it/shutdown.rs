@@ -1,59 +1,9 @@
 //! An orderly end costs nobody a request.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
-};
-
 use lab::process::Signal;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::support::{Client, Cluster, Fleet, Reply, order, unique};
-
-/// Requests that keep coming until told to end, of the kinds a shop gets.
-struct Load {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicUsize>,
-    tasks: JoinSet<()>,
-}
-
-impl Load {
-    /// Every answer must be a success; a broken connection panics in the client.
-    fn start(clients: &[Client], product: Uuid) -> Self {
-        let mut load = Self { stop: Arc::default(), sent: Arc::default(), tasks: JoinSet::new() };
-        for client in clients {
-            let (client, stop, sent) = (client.clone(), load.stop.clone(), load.sent.clone());
-            load.tasks.spawn(async move {
-                for turn in 0_usize.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    one_request(&client, product, turn).await;
-                    sent.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        load
-    }
-
-    /// Waits until `count` more requests were answered.
-    async fn answered(&mut self, count: usize) {
-        let goal = self.sent.load(Ordering::Relaxed) + count;
-        while self.sent.load(Ordering::Relaxed) < goal {
-            tokio::task::yield_now().await;
-            if let Some(ended) = self.tasks.try_join_next() {
-                ended.unwrap();
-            }
-        }
-    }
-
-    async fn end(self) -> usize {
-        self.stop.store(true, Ordering::Relaxed);
-        self.tasks.join_all().await;
-        self.sent.load(Ordering::Relaxed)
-    }
-}
+use crate::support::{Client, Cluster, Fleet, Load, Reply, order, unique};
 
 async fn one_request(client: &Client, product: Uuid, turn: usize) {
     match turn % 4 {
@@ -73,7 +23,13 @@ async fn sigterm_under_load_fails_no_request_and_exits_with_zero() {
     for _ in 0..8 {
         clients.push(cluster.client.register().await);
     }
-    let mut load = Load::start(&clients, product);
+    let mut load = Load::default();
+    for client in clients.clone() {
+        load.add(move |turn| {
+            let client = client.clone();
+            async move { one_request(&client, product, turn).await }
+        });
+    }
     load.answered(100).await;
     let leaving = cluster.replicas[1].process();
     leaving.signal(Signal::TERM);

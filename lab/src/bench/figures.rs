@@ -111,7 +111,7 @@ impl Table {
 }
 
 /// The value below which `percent` of them lie, between the two nearest ones; `None` of nothing.
-pub(super) fn percentile(values: &mut [f64], percent: f64) -> Option<f64> {
+pub(crate) fn percentile(values: &mut [f64], percent: f64) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let last = values.len().checked_sub(1)?;
     let at = percent / 100.0 * last as f64;

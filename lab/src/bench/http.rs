@@ -11,31 +11,31 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
-pub(super) fn get(port: u16, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+pub(crate) fn get(port: u16, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
     exchange(port, "GET", path, headers, b"")
 }
 
-pub(super) fn put(port: u16, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+pub(crate) fn put(port: u16, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
     exchange(port, "PUT", path, headers, body)
 }
 
-pub(super) fn post(port: u16, path: &str, body: &str) -> Result<Answer> {
+pub(crate) fn post(port: u16, path: &str, body: &str) -> Result<Answer> {
     post_with(port, path, &[], body)
 }
 
 /// A POST of JSON with further headers.
-pub(super) fn post_with(
+pub(crate) fn post_with(
     port: u16,
     path: &str,
     headers: &[(&str, &str)],
@@ -47,7 +47,7 @@ pub(super) fn post_with(
 }
 
 /// A GET whose answer has to be 200.
-pub(super) fn body_of(port: u16, path: &str, headers: &[(&str, &str)]) -> Result<Vec<u8>> {
+pub(crate) fn body_of(port: u16, path: &str, headers: &[(&str, &str)]) -> Result<Vec<u8>> {
     let answer = get(port, path, headers)?;
     match answer.status {
         200 => Ok(answer.body),

@@ -7,11 +7,11 @@ use crate::error::{Error, Result};
 
 /// Counters by their whole name, labels included.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Counters(BTreeMap<String, f64>);
+pub(crate) struct Counters(BTreeMap<String, f64>);
 
 impl Counters {
     /// Those of the replica on `port`, now.
-    pub(super) fn scrape(port: u16) -> Result<Self> {
+    pub(crate) fn scrape(port: u16) -> Result<Self> {
         let answer = http::get(port, "/metrics", &[])?;
         if answer.status != 200 {
             return Err(Error::new(format!("/metrics answered {}", answer.status)));
@@ -26,6 +26,15 @@ impl Counters {
             Some((name.to_owned(), value.parse().ok()?))
         });
         Self(pairs.collect())
+    }
+
+    /// All series of the metric `name`.
+    pub(crate) fn series(&self, name: &str) -> BTreeMap<String, f64> {
+        let is_of = |series: &str| {
+            series.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+        };
+        let own = self.0.iter().filter(|(series, _)| is_of(series));
+        own.map(|(series, value)| (series.clone(), *value)).collect()
     }
 
     /// The sum of the counter `name` over all series that have these labels; `None` if there is no such
@@ -70,6 +79,8 @@ mod tests {
         assert_eq!(counters.sum("cache_requests_total", &hits), Some(7.0));
         assert_eq!(counters.sum("cache_requests_total", &[("result", "load")]), None);
         assert_eq!(counters.sum("up", &[]), Some(1.0));
+        assert_eq!(counters.series("cache_requests_total").len(), 3);
+        assert_eq!(counters.series("up"), [("up".to_owned(), 1.0)].into());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! Contenders take turns, so that a machine that is slow for a while is slow for all of them.
 //!
 //! - `stage` starts and fills everything, `data` is the shop; `workloads` says what is asked for, of whom.
+//! - `knee` sends a mix over more and more connections.
 //! - `proc`, `metrics` and `figures` measure; `targets` says what must be reached.
 //! - `report` tells: on the terminal, as JSON, as a page.
 
@@ -15,13 +16,14 @@ mod cold_key;
 pub(crate) mod cores;
 mod data;
 mod deliveries;
-mod figures;
-mod http;
+pub(crate) mod figures;
+pub(crate) mod http;
 mod jobs;
+mod knee;
 mod machine;
-mod metrics;
+pub(crate) mod metrics;
 mod pgbench;
-mod proc;
+pub(crate) mod proc;
 mod redis_benchmark;
 pub(crate) mod report;
 mod sql;
@@ -126,12 +128,20 @@ pub(crate) fn run(setting: Setting<'_>, extent: &Extent, progress: &Progress) ->
         targets.extend(uploads::run(&stage)?);
         step.done();
     }
+    let knee = match extent.workloads.contains(&Workload::Knee) {
+        true => {
+            let extent = (extent.seconds, extent.rounds);
+            Some(knee::run(&mut stage, setting.wrk, extent, progress)?)
+        }
+        false => None,
+    };
     Ok(Report {
         machine,
         seconds: extent.seconds,
         rounds: extent.rounds,
         tables,
         cold_key,
+        knee,
         memory,
         targets,
     })

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::error::{Context, Error, Result};
 
 /// The time a process has used a core for, its ended threads included.
-pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).cannot(|| format!("read {path}"))?;
     // The kernel scales both so that their sum is exact to a tick of 10 ms, not sampled.
@@ -26,16 +26,16 @@ pub(super) fn core_busy(core: usize) -> Result<Duration> {
 
 /// Resident memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// Now.
-    pub(super) resident: u64,
+    pub(crate) resident: u64,
     /// The most there ever was.
-    pub(super) peak: u64,
+    pub(crate) peak: u64,
 }
 
 impl Memory {
     /// Of a process.
-    pub(super) fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         let path = format!("/proc/{pid}/status");
         let text = fs::read_to_string(&path).cannot(|| format!("read {path}"))?;
         memory(&text).ok_or_else(|| Error::new(format!("cannot understand {path}")))

@@ -24,6 +24,8 @@ use crate::site::{Site, make_dir};
 use crate::topology::{DATABASE, Topology};
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
+/// With the names of the columns.
+const STATISTICS: &str = "\\pset tuples_only off\n\\pset footer off\nshow stats;\n";
 /// The first page of the catalogue, as a shop's front page asks for it.
 pub(super) const LIST: &str = "/v1/products?limit=20";
 
@@ -55,7 +57,9 @@ impl<'a> Stage<'a> {
 
         let step = progress.step("Migrations, one replica of the API");
         let shoal = Shoal::new(&topology, DATABASE, &binaries.join("shoal"));
-        let shoal = without_limits(shoal)?.with_signing_key(site)?;
+        // A bench may take longer than a token lives.
+        let shoal = shoal.without_limits()?.with_setting("SHOAL_ACCESS_TOKEN_SECS", "7200");
+        let shoal = shoal.with_signing_key(site)?;
         shoal.run(&["migrate"], "", "run the migrations")?;
         let pinned = shoal.clone().on_cores(&cores.subject_list());
         let api = Api::start(site, "api-1", Port::free()?, &pinned)?;
@@ -105,11 +109,28 @@ impl<'a> Stage<'a> {
     pub(super) fn round_trips(&self, per: Per) -> Result<RoundTrips> {
         let orders = (per == Per::Order).then(|| self.settled_orders()).transpose()?;
         let console = Psql::of_pooler(self.site, self.topology.primary.pooler_port);
-        let table = console.run("\\pset tuples_only off\n\\pset footer off\nshow stats;\n")?;
-        let count = parse_round_trips(&table, DATABASE).ok_or_else(|| {
+        let table = console.run(STATISTICS)?;
+        // PgBouncer counts a query each time a server says that it is ready for the next: a round trip.
+        let count = parse_statistic(&table, DATABASE, "total_query_count").ok_or_else(|| {
             Error::new(format!("cannot understand PgBouncer's statistics:\n{table}"))
         })?;
         Ok(RoundTrips { count, orders })
+    }
+
+    /// For how long server connections were held so far, by the PgBouncers.
+    pub(super) fn connections_held(&self) -> Result<Held> {
+        let held = |pooler: u16| -> Result<f64> {
+            let console = Psql::of_pooler(self.site, pooler);
+            let table = console.run(STATISTICS)?;
+            let time = parse_statistic(&table, DATABASE, "total_xact_time");
+            // Nobody has come by yet.
+            Ok(time.unwrap_or_default() as f64)
+        };
+        let replicas = self.topology.replicas.iter().map(|replica| held(replica.pooler_port));
+        Ok(Held {
+            primary_us: held(self.topology.primary.pooler_port)?,
+            replicas_us: replicas.sum::<Result<f64>>()?,
+        })
     }
 
     /// The number of orders, once those are placed that were on their way. Asked of Postgres itself: the
@@ -127,6 +148,13 @@ impl<'a> Stage<'a> {
             last = Some(count);
         }
     }
+}
+
+/// Microseconds for which server connections were held, all transactions together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) primary_us: f64,
+    pub(super) replicas_us: f64,
 }
 
 /// Counted at one moment.
@@ -152,20 +180,6 @@ impl RoundTrips {
         let orders = self.orders_since(earlier)?;
         Some(self.since(earlier) as f64 / orders as f64)
     }
-}
-
-/// A load generator is one client with the appetite of thousands: whatever limits requests by rate is set so
-/// high that it is asked, and never says no.
-fn without_limits(shoal: Shoal) -> Result<Shoal> {
-    let settings = shoal.run(&["env"], "", "list the settings")?;
-    let limits = settings.lines().filter_map(|line| {
-        let (name, default) = line.trim_start_matches('#').split_once('=')?;
-        let (_, seconds) = default.split_once('/')?;
-        name.starts_with("SHOAL_RATE_LIMIT_").then(|| (name, format!("1000000000/{seconds}")))
-    });
-    let shoal = limits.fold(shoal, |shoal, (name, limit)| shoal.with_setting(name, &limit));
-    // A bench may take longer than a token lives.
-    Ok(shoal.with_setting("SHOAL_ACCESS_TOKEN_SECS", "7200"))
 }
 
 fn start_bare(
@@ -230,17 +244,17 @@ fn redis_port(url: &str) -> Result<u16> {
     port.ok_or_else(|| Error::new(format!("{url} has no port")))
 }
 
-/// PgBouncer counts a query each time a server says that it is ready for the next: a round trip.
-fn parse_round_trips(table: &str, database: &str) -> Option<u64> {
+/// A column of PgBouncer's statistics.
+fn parse_statistic(table: &str, database: &str, name: &str) -> Option<u64> {
     let mut lines = table.lines().skip_while(|line| !line.starts_with("database|"));
-    let column = lines.next()?.split('|').position(|name| name == "total_query_count")?;
+    let column = lines.next()?.split('|').position(|column| column == name)?;
     let row = lines.find(|line| line.split('|').next() == Some(database))?;
     row.split('|').nth(column)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{RoundTrips, parse_round_trips, redis_port};
+    use super::{RoundTrips, parse_statistic, redis_port};
 
     #[test]
     fn round_trips_are_divided_by_the_orders_that_were_placed() {
@@ -255,9 +269,11 @@ mod tests {
     fn round_trips_are_found_by_column_and_database() {
         let table = "Tuples only is off.\ndatabase|total_xact_count|total_query_count\n\
             pgbouncer|1|1\nshoal|7|42\n";
-        assert_eq!(parse_round_trips(table, "shoal"), Some(42));
-        assert_eq!(parse_round_trips(table, "other"), None);
-        assert_eq!(parse_round_trips("", "shoal"), None);
+        let count = |table, database| parse_statistic(table, database, "total_query_count");
+        assert_eq!(count(table, "shoal"), Some(42));
+        assert_eq!(count(table, "other"), None);
+        assert_eq!(count("", "shoal"), None);
+        assert_eq!(parse_statistic(table, "shoal", "total_xact_time"), None);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum Workload {
     Streams,
     /// Large pictures, through the API and past it.
     Uploads,
+    /// The mix of the load test over rising concurrency, up to where requests only take longer.
+    Knee,
 }
 
 /// What sends the requests of a row.
@@ -89,7 +91,8 @@ impl Plan {
             | Workload::Jobs
             | Workload::Deliveries
             | Workload::Streams
-            | Workload::Uploads => Ok(None),
+            | Workload::Uploads
+            | Workload::Knee => Ok(None),
         }
     }
 

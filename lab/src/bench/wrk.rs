@@ -1,8 +1,11 @@
 //! `wrk`, the HTTP load generator, and the scripts that tell it what to ask for.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde::Serialize;
 
 use super::figures::Sample;
 use crate::error::{Context, Error, Result};
@@ -64,6 +67,46 @@ request = function()
 end
 "#;
 
+/// Draws one of the kinds, by how often each comes; reads are formatted once, orders as in [`PLACE`].
+const MIXED: &str = r#"
+local reads = { {}, {}, {} }
+local place_init, request_of_place = init, request
+init = function(args)
+  place_init(args)
+  for line in io.lines(reads_list) do
+    local kind, path, token = line:match("^(%d)\t([^\t]*)\t(.*)$")
+    local headers = {}
+    for name, value in pairs(wrk.headers) do headers[name] = value end
+    headers["Authorization"] = "Bearer " .. token
+    local own = reads[tonumber(kind)]
+    own[#own + 1] = wrk.format("GET", path, headers)
+  end
+end
+request = function()
+  local drawn = math.random(kinds[4])
+  for kind = 1, 3 do
+    if drawn <= kinds[kind] then return reads[kind][math.random(#reads[kind])] end
+  end
+  return request_of_place()
+end
+"#;
+
+/// How often what is asked for.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Mix {
+    pub(super) lists: u32,
+    pub(super) products: u32,
+    pub(super) own_orders: u32,
+    /// That are placed.
+    pub(super) orders: u32,
+}
+
+impl Mix {
+    pub(super) fn sum(&self) -> u32 {
+        self.lists + self.products + self.own_orders + self.orders
+    }
+}
+
 /// One request of a list: method, path, token, body; what it does not need is empty.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
@@ -105,6 +148,34 @@ pub(super) fn write_orders(
 ) -> Result<PathBuf> {
     let globals = format!("prefix = \"{prefix}\"\nproducts = {products}\n");
     write(dir, name, &format!("{}\n", tokens.join("\n")), &globals, PLACE)
+}
+
+/// A script that draws from lists, products and own orders to read, in this order, and places orders as
+/// [`write_orders`] does: tokens, prefix, number of products.
+pub(super) fn write_mix(
+    dir: &Path,
+    name: &str,
+    mix: &Mix,
+    reads: &[Vec<Request>; 3],
+    (tokens, prefix, products): (&[String], &str, usize),
+) -> Result<PathBuf> {
+    let list = dir.join(format!("{name}-reads.txt"));
+    let mut lines = String::new();
+    for (kind, requests) in (1..).zip(reads) {
+        for request in requests {
+            // Writing to a string cannot fail.
+            let _ = writeln!(lines, "{kind}\t{}\t{}", request.path, request.token);
+        }
+    }
+    fs::write(&list, lines).cannot(|| format!("write {}", list.display()))?;
+    let (first, second) = (mix.lists, mix.lists + mix.products);
+    let globals = format!(
+        "prefix = \"{prefix}\"\nproducts = {products}\nreads_list = \"{}\"\nkinds = {{ {first}, {second}, {}, {} }}\n",
+        list.display(),
+        second + mix.own_orders,
+        mix.sum()
+    );
+    write(dir, name, &format!("{}\n", tokens.join("\n")), &globals, &format!("{PLACE}{MIXED}"))
 }
 
 fn write(dir: &Path, name: &str, list: &str, globals: &str, script: &str) -> Result<PathBuf> {

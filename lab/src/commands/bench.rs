@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn all_are_chosen_unless_some_are() {
-        assert_eq!(chosen(&[]).len(), 10);
+        assert_eq!(chosen(&[]).len(), 11);
         let some = [Workload::Cold, Workload::Product, Workload::Cold];
         assert_eq!(chosen(&some), [Workload::Product, Workload::Cold]);
     }

@@ -1,5 +1,6 @@
 //! The commands of `cargo lab`, one file each.
 
+pub mod autoscale;
 pub mod bench;
 pub mod down;
 pub mod fault;

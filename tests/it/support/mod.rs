@@ -12,6 +12,7 @@ pub mod errands;
 mod fleet;
 mod forger;
 mod live;
+mod load;
 mod raw;
 mod receiver;
 mod uploads;
@@ -27,6 +28,7 @@ pub use self::{
     fleet::{Fleet, FleetBuilder, Replica, ask_redis, environment, own_redis},
     forger::{Forger, replace},
     live::{Block, Live},
+    load::Load,
     raw::HANG,
     receiver::{Answer, Received, Receiver},
     uploads::{File, objects},

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::html::escape;
+use crate::page::escape;
 
 /// All in units of the drawing, which the page scales.
 const WIDTH: f64 = 760.0;

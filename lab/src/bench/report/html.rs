@@ -5,19 +5,13 @@ use std::fmt::Write;
 use super::chart::{Bar, Mark, bars};
 use super::columns::columns;
 use super::text::{bound, warnings, with_unit};
-use super::{Report, grouped, number};
+use super::{Report, grouped, knee, number};
 use crate::bench::figures::{Kind, Row, Table};
 use crate::bench::targets::{Bound, LIST_FACTOR, ORDER_FACTOR, PRODUCT_FACTOR, Target};
-
-const STYLE: &str = include_str!("page.css");
+use crate::page::{escape, whole};
 
 pub(super) fn render(report: &Report) -> String {
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>Shoal bench</title>\
-         <style>{STYLE}</style></head>\n<body>\n<h1>What a request costs</h1>\n{}",
-        introduction(report)
-    );
+    let mut page = introduction(report);
     for warning in warnings(report) {
         let _ = writeln!(page, "<p class=\"warning\">{}</p>", escape(&warning));
     }
@@ -26,25 +20,9 @@ pub(super) fn render(report: &Report) -> String {
         page.push_str(&section(table));
     }
     page.push_str(&cold_key(report));
+    page.push_str(&report.knee.as_ref().map(knee::section).unwrap_or_default());
     page.push_str(&machine(report));
-    page.push_str("</body>\n</html>\n");
-    page
-}
-
-/// Text that is text in HTML and in its attributes.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
+    whole("Shoal bench", "What a request costs", &page)
 }
 
 fn introduction(report: &Report) -> String {
@@ -201,18 +179,4 @@ fn machine(report: &Report) -> String {
     format!(
         "<section>\n<h2>Measured on</h2>\n<table class=\"facts\">\n{rows}</table>\n</section>\n"
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::escape;
-
-    #[test]
-    fn nothing_in_a_text_can_end_it() {
-        assert_eq!(
-            escape(r#"<a href="x">'&'</a>"#),
-            "&lt;a href=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/a&gt;"
-        );
-        assert_eq!(escape("µs ≤ 1"), "µs ≤ 1");
-    }
 }

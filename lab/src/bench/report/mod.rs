@@ -3,6 +3,7 @@
 mod chart;
 mod columns;
 mod html;
+mod knee;
 mod text;
 
 use std::fs;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use super::cold_key::ColdKey;
 use super::figures::{Row, Table};
+use super::knee::Knee;
 use super::machine::Machine;
 use super::proc::Memory;
 use super::targets::Target;
@@ -26,6 +28,7 @@ pub(crate) struct Report {
     pub(super) rounds: u32,
     pub(super) tables: Vec<Table>,
     pub(super) cold_key: Option<ColdKey>,
+    pub(super) knee: Option<Knee>,
     /// Of the replica, after all of it.
     pub(super) memory: Option<Memory>,
     pub(super) targets: Vec<Target>,
@@ -37,6 +40,7 @@ impl Report {
         let rows = self.tables.iter().flat_map(|table| &table.rows);
         rows.map(Row::errors).sum::<u64>() > 0
             || self.cold_key.as_ref().is_some_and(|cold| cold.errors > 0)
+            || self.knee.as_ref().is_some_and(|knee| knee.errors() > 0)
     }
 
     /// For a terminal, and just as well for the log of a build server.
@@ -58,7 +62,7 @@ impl Report {
 }
 
 /// Digits as a reader wants them: three that matter, thousands apart.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 99.95 => grouped(value.round() as i64),
         size if size >= 9.995 => format!("{value:.1}"),
@@ -66,7 +70,7 @@ fn number(value: f64) -> String {
     }
 }
 
-fn grouped(value: i64) -> String {
+pub(crate) fn grouped(value: i64) -> String {
     let digits = value.abs().to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -79,7 +83,7 @@ fn grouped(value: i64) -> String {
 }
 
 /// A time in the unit that suits it.
-fn time(microseconds: f64) -> String {
+pub(crate) fn time(microseconds: f64) -> String {
     match microseconds {
         us if us < 1_000.0 => format!("{} µs", number(us)),
         us if us < 1_000_000.0 => format!("{} ms", number(us / 1e3)),

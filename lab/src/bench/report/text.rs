@@ -29,6 +29,10 @@ pub(super) fn render(report: &Report) -> String {
             cold.errors
         );
     }
+    if let Some(knee) = &report.knee {
+        text.push_str(&super::knee::text(knee));
+        text.push('\n');
+    }
     if let Some(memory) = report.memory {
         let mib = |bytes: u64| number(bytes as f64 / f64::from(1 << 20));
         let (now, peak) = (mib(memory.resident), mib(memory.peak));
@@ -55,6 +59,9 @@ pub(super) fn warnings(report: &Report) -> Vec<String> {
             row.name,
             grouped(row.errors() as i64)
         ));
+    }
+    if report.knee.as_ref().is_some_and(|knee| knee.errors() > 0) {
+        warnings.push("Rising concurrency: requests failed; its figures are of no use.".to_owned());
     }
     let disturbed = rows().filter_map(|(_, row)| row.typical()?.disturbed).fold(0.0, f64::max);
     if disturbed > WORTH_TELLING {
@@ -106,7 +113,7 @@ pub(super) fn with_unit(value: f64, unit: &str) -> String {
 }
 
 /// Columns as wide as their widest cell; `to_left` says which begin flush left.
-fn aligned(rows: &[Vec<String>], to_left: &[bool]) -> String {
+pub(super) fn aligned(rows: &[Vec<String>], to_left: &[bool]) -> String {
     let width = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
     };
