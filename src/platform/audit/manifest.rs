@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use yaml_rust2::{Yaml, YamlLoader};
+use serde_json::Value;
 
 use super::deployment::{Deployment, Probes, Proxy, Surge, Workload};
 
@@ -36,12 +36,13 @@ enum Kind {
 /// # Errors
 /// It is no YAML, with the place.
 pub fn read(text: &str) -> Result<Deployment, String> {
-    let documents = YamlLoader::load_from_str(text).map_err(|error| error.to_string())?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?;
     let mut deployed = Vec::new();
     let mut most: HashMap<String, u32> = HashMap::new();
     let mut reads: Vec<u64> = Vec::new();
     let mut migrate_at_start = Vec::new();
-    for document in documents.iter().filter(|document| document.is_hash()) {
+    for document in documents.iter().filter(|document| document.is_object()) {
         match document["kind"].as_str() {
             Some("Deployment" | "StatefulSet" | "DaemonSet") => {
                 if migrates(document) {
@@ -90,10 +91,10 @@ pub fn read(text: &str) -> Result<Deployment, String> {
 }
 
 /// `None` for what is no part of this service.
-fn workload(document: &Yaml) -> Option<Deployed> {
+fn workload(document: &Value) -> Option<Deployed> {
     let spec = &document["spec"];
     let pod = &spec["template"]["spec"];
-    let containers = pod["containers"].as_vec()?;
+    let containers = pod["containers"].as_array()?;
     let (kind, container) = containers.iter().find_map(|one| Some((kind(one)?, one)))?;
     let pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_i64();
     let path = |probe: &str| container[probe]["httpGet"]["path"].as_str().map(str::to_owned);
@@ -117,7 +118,7 @@ fn workload(document: &Yaml) -> Option<Deployed> {
     })
 }
 
-fn kind(container: &Yaml) -> Option<Kind> {
+fn kind(container: &Value) -> Option<Kind> {
     let says = |word: &str| words(container).any(|said| said == word);
     if says("serve") {
         Some(Kind::Api)
@@ -131,37 +132,37 @@ fn kind(container: &Yaml) -> Option<Kind> {
 }
 
 /// Whether one of its containers changes the schema.
-fn migrates(document: &Yaml) -> bool {
+fn migrates(document: &Value) -> bool {
     let pod = &document["spec"]["template"]["spec"];
-    let lists = ["initContainers", "containers"].map(|list| pod[list].as_vec());
+    let lists = ["initContainers", "containers"].map(|list| pod[list].as_array());
     lists.into_iter().flatten().flatten().any(|one| words(one).any(|word| word == "migrate"))
 }
 
 /// Of the command and its arguments, those of a shell included.
-fn words(container: &Yaml) -> impl Iterator<Item = &str> {
-    let lists = ["command", "args"].map(|list| container[list].as_vec());
-    let said = lists.into_iter().flatten().flatten().filter_map(Yaml::as_str);
+fn words(container: &Value) -> impl Iterator<Item = &str> {
+    let lists = ["command", "args"].map(|list| container[list].as_array());
+    let said = lists.into_iter().flatten().flatten().filter_map(Value::as_str);
     said.flat_map(str::split_whitespace)
 }
 
-fn surge(strategy: &Yaml) -> Surge {
+fn surge(strategy: &Value) -> Surge {
     if strategy["type"].as_str() == Some("Recreate") {
         return Surge::Pods(0);
     }
     match &strategy["rollingUpdate"]["maxSurge"] {
-        Yaml::Integer(pods) => Surge::Pods(u32::try_from(*pods).unwrap_or_default()),
-        Yaml::String(percent) => {
+        pods @ Value::Number(_) => Surge::Pods(number(pods).unwrap_or_default()),
+        Value::String(percent) => {
             percent.trim_end_matches('%').parse().map_or(Surge::default(), Surge::Percent)
         }
         _ => Surge::default(),
     }
 }
 
-fn name(document: &Yaml) -> String {
+fn name(document: &Value) -> String {
     document["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
 
-fn number(value: &Yaml) -> Option<u32> {
+fn number(value: &Value) -> Option<u32> {
     u32::try_from(value.as_i64()?).ok()
 }
 
