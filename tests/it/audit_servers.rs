@@ -146,7 +146,10 @@ async fn each_fault_of_a_replica_is_told() {
 
     let postgres = &mut audited.postgres.replicas[0].postgres;
     postgres.pause_replay().unwrap();
-    audited.audit_deployed(&[]).await.expect_failed("replica.lag");
+    let report = audited.audit_deployed(&lag).await;
+    report.expect_failed("replica.lag");
+    let failed = report.checks.iter().find(|check| check.outcome == "failed").unwrap();
+    assert_eq!(failed.seen, "its replay is paused");
     audited.postgres.replicas[0].postgres.resume_replay().unwrap();
     audited.postgres.replicas[0].postgres.set_apply_delay(Duration::from_secs(3_600)).unwrap();
     audited.run(&audited.nodes()[0], &["create table newer ()"]).await;
@@ -156,7 +159,14 @@ async fn each_fault_of_a_replica_is_told() {
     until(async || audited.audit_deployed(&[]).await.failed().is_empty()).await;
 
     audited.alter_system(&replica, "primary_conninfo = ''").await;
-    until(async || audited.audit_deployed(&[]).await.failed() == ["replica.streaming"]).await;
+    let is_told = async || {
+        let report = audited.audit_deployed(&lag).await;
+        // What the primary writes from now on, it does not get either.
+        let others: Vec<&str> =
+            report.failed().into_iter().filter(|check| *check != "replica.lag").collect();
+        others == ["replica.streaming"]
+    };
+    until(is_told).await;
     audited.postgres.replicas[0].postgres.promote().unwrap();
     audited.audit_deployed(&[]).await.expect_failed("replica.standby");
 }
