@@ -81,11 +81,15 @@ fn unless_interrupted<T>(installed: Result<T>) -> Result<Found<T>> {
 
 /// Debian 13 has a package of it alone, and before it was in that of the server.
 fn promtool(dir: &Path, progress: &Progress) -> Result<PathBuf> {
-    if let Some(found) = find::on_path("promtool") {
+    const PROGRAM: &str = "usr/bin/promtool";
+    const PACKAGES: [&str; 2] = ["promtool", "prometheus"];
+    let kept = PACKAGES.map(|package| dir.join(package).join(PROGRAM));
+    let there = kept.into_iter().find(|kept| kept.is_file());
+    if let Some(found) = find::on_path("promtool").or(there) {
         return Ok(found);
     }
-    let from = |package| out_of_package(package, "usr/bin/promtool", dir, progress);
-    from("promtool").or_else(|_| from("prometheus"))
+    let from = |package| out_of_package(package, PROGRAM, dir, progress);
+    from(PACKAGES[0]).or_else(|_| from(PACKAGES[1]))
 }
 
 /// Fetches the package and takes one program out of it: installed, it might start a server.
