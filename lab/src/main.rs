@@ -154,7 +154,7 @@ enum Command {
         #[arg(long, default_value = "production")]
         overlay: String,
         /// Requests per second that a replica is to carry here, instead of what the manifest says.
-        #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
         per_replica: u32,
         /// How much faster the autoscaler's clock goes.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=30))]

@@ -23,20 +23,12 @@ async fn simulate(plan: Plan, settings: &'static [(&str, &str)]) -> Outcome {
     tokio::task::spawn_blocking(move || {
         let site = Site::beside(topology(), &database.name).unwrap();
         let binary = Path::new(env!("CARGO_BIN_EXE_shoal"));
-        let shoal = Shoal::new(topology(), &database.name, binary)
-            .without_limits()
+        let shoal = autoscale::patient(Shoal::new(topology(), &database.name, binary))
             .unwrap()
             .with_signing_key(&site)
             .unwrap()
             .with_setting("SHOAL_REDIS_PREFIX", &database.name)
             .with_setting("SHOAL_S3_PREFIX", &database.name)
-            // The shipped one; the rest is for a machine that runs all tests at once.
-            .with_setting("SHOAL_DRAIN_DELAY_MS", "5000")
-            .with_setting("SHOAL_REQUEST_TIMEOUT_MS", "20000")
-            .with_setting("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "15000")
-            .with_setting("SHOAL_DB_LOOK_TIMEOUT_MS", "10000")
-            .with_setting("SHOAL_REDIS_TIMEOUT_MS", "2000")
-            .with_setting("SHOAL_CONCURRENCY_MIN", "1024")
             .with_setting("SHOAL_DB_POOL_SIZE", "5");
         let with = |shoal: Shoal, (name, value): &(&str, &str)| shoal.with_setting(name, value);
         let shoal = settings.iter().fold(shoal, with);

@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it looks what is due.
 const TICK: Duration = Duration::from_millis(5);
 /// What an order takes whose product's stock is somebody else's. Some are always on their way, so that every
-/// replica that leaves has one.
-const HELD: Duration = Duration::from_secs(1);
+/// replica that leaves has one. Less than the second for which the role of the application waits for a lock.
+const HELD: Duration = Duration::from_millis(500);
 /// Enough to see what went wrong.
 const EXAMPLES: usize = 5;
 

@@ -36,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::site::Site;
 
-/// Orders that take a second, always on their way.
+/// Orders that take half a second, always on their way.
 const SLOW_ORDERS: usize = 4;
 /// Looking is cheap, and sleeping to the millisecond is nobody's need.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -80,10 +80,27 @@ impl Plan {
 pub struct Setting<'a> {
     /// Where the replicas and nginx are.
     pub site: &'a Site,
-    /// How replicas are started, with limits that do not limit.
+    /// How replicas are started: see [`patient`].
     pub shoal: &'a Shoal,
     /// A superuser's URL of their database.
     pub database: &'a str,
+}
+
+/// Replicas that drain as they are shipped to, and refuse nobody because this machine is slow: it carries all of
+/// them, and some of the orders take half a second by design, which a replica would take for overload.
+pub fn patient(shoal: Shoal) -> Result<Shoal> {
+    const SETTINGS: [(&str, &str); 7] = [
+        ("SHOAL_DRAIN_DELAY_MS", "5000"),
+        ("SHOAL_REQUEST_TIMEOUT_MS", "20000"),
+        ("SHOAL_DB_ACQUIRE_TIMEOUT_MS", "15000"),
+        ("SHOAL_DB_LOOK_TIMEOUT_MS", "10000"),
+        ("SHOAL_REDIS_TIMEOUT_MS", "2000"),
+        ("SHOAL_CONCURRENCY_MIN", "1024"),
+        // With a slow clock it takes longer than a token usually lives.
+        ("SHOAL_ACCESS_TOKEN_SECS", "7200"),
+    ];
+    let with = |shoal: Shoal, (name, value): (&str, &str)| shoal.with_setting(name, value);
+    Ok(SETTINGS.into_iter().fold(shoal.without_limits()?, with))
 }
 
 /// How it was at one decision. Times are those of the manifest.

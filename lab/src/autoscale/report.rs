@@ -105,7 +105,7 @@ fn verdict(outcome: &Outcome) -> String {
         ("most replicas", outcome.peak().to_string(), String::new()),
         ("replicas in the end", outcome.last().to_string(), String::new()),
         ("p50, of a debug build where it is one", p50, String::new()),
-        ("p99, with the orders that wait for a second by design", p99, String::new()),
+        ("p99, with the orders that wait for half a second by design", p99, String::new()),
     ];
     let mut html = String::from("<section>\n<h2>How it went</h2>\n<table class=\"targets\">\n");
     for (what, value, word) in rows {

@@ -53,13 +53,8 @@ pub fn run(options: &Options) -> Result<()> {
     let site = Site::new(&site_dir, binaries, Profile::ThrowAway)?;
     let services = Services::start(&site, ServicePorts::free()?, DATABASE, &progress)?;
     let topology = services.topology(&site);
-    let shoal = Shoal::new(&topology, DATABASE, &programs.join("shoal"))
-        .without_limits()?
-        .with_signing_key(&site)?
-        // With a slow clock it takes longer than a token lives.
-        .with_setting("SHOAL_ACCESS_TOKEN_SECS", "7200")
-        // The shipped one, which the lab does without elsewhere.
-        .with_setting("SHOAL_DRAIN_DELAY_MS", "5000");
+    let shoal = Shoal::new(&topology, DATABASE, &programs.join("shoal"));
+    let shoal = autoscale::patient(shoal)?.with_signing_key(&site)?;
     shoal.run(&["migrate"], "", "run the migrations")?;
     let database = topology.superuser_url(DATABASE);
     let setting = Setting { site: &site, shoal: &shoal, database: &database };
