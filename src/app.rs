@@ -144,10 +144,11 @@ pub async fn work(
     let serve =
         server::serve(vec![(listener, ops)], server, &app.metrics, &app.tasks, worked.cancelled());
     let ((), served) = tokio::join!(work, serve);
-    served?;
+    // Whatever has become of serving.
     presence.leave().await;
     app.tasks.stop().await;
     app.db.close();
+    served?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -202,10 +203,11 @@ pub async fn run(
     app.streams.start(app.db.local_events(), &app.redis, &app.sessions, &app.tasks);
     let serve = server::serve(served, &http.server, &app.metrics, &app.tasks, shutdown);
     let (served, ()) = tokio::join!(serve, work);
-    served?;
+    // Whatever has become of serving.
     presence.leave().await;
     app.tasks.stop().await;
     app.db.close();
+    served?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Member, Role, at};
+use super::{Member, Role};
 use crate::platform::{
     breaker::Breaker,
     health::{Health, Status},
@@ -72,9 +72,9 @@ pub(super) struct Registration {
     /// Its id, role and version.
     pub(super) member: Member,
     pub(super) host: String,
-    /// Where it is reached, and where its health is.
     pub(super) port: u16,
-    pub(super) health_port: u16,
+    /// Where its health is: `host:port`.
+    pub(super) health: String,
 }
 
 impl Consul {
@@ -197,7 +197,7 @@ impl Consul {
     }
 
     fn described(&self, registration: &Registration) -> serde_json::Value {
-        let Registration { member, host, port, health_port } = registration;
+        let Registration { member, host, port, health } = registration;
         let mut tags = self.tags.clone();
         if member.role == Role::ApiAndWorker {
             tags.push("worker".to_owned());
@@ -211,7 +211,7 @@ impl Consul {
             "Meta": { "version": member.version, "role": member.role },
             "Check": {
                 "Name": "readiness",
-                "HTTP": format!("http://{}/health/ready", at(host, *health_port)),
+                "HTTP": format!("http://{health}/health/ready"),
                 "Interval": CHECK_INTERVAL,
                 "Timeout": CHECK_TIMEOUT,
                 "DeregisterCriticalServiceAfter": DEREGISTERED_AFTER,
@@ -261,7 +261,8 @@ mod tests {
             away: Vec::new(),
         };
         let host = "2001:db8::1".to_owned();
-        let registration = Registration { member, host, port: 3000, health_port: 9000 };
+        let health = "[2001:db8::1]:9000".to_owned();
+        let registration = Registration { member, host, port: 3000, health };
         let url = "http://127.0.0.1:1".parse().unwrap();
         let agent = remote_api::Config { url, key: None, timeout: FIRST_RETRY, longest_answer: 1 };
         let config = Config { agent, service: "shop".to_owned(), tags: Vec::new() };

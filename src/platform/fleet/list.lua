@@ -2,7 +2,7 @@
 -- process says of itself.
 local time = redis.call('TIME')
 local now = string.format('(%d', time[1] * 1000 + math.floor(time[2] / 1000))
-local live = redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1000)
+local live = redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf', 'WITHSCORES', 'LIMIT', 0, 10000)
 local listed = {}
 for at = 1, #live, 2 do
     local says = redis.call('HGET', KEYS[2], live[at])

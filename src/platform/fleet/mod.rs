@@ -157,9 +157,15 @@ impl Fleet {
             away: Vec::new(),
         };
         tracing::info!(id = %member.id, ?role, address = member.address, "joining the fleet");
+        let health = listening.ops.map_or_else(
+            || member.address.clone(),
+            |ops| match ops.ip() {
+                ip if ip.is_unspecified() => at(&host, ops.port()),
+                _ => ops.to_string(),
+            },
+        );
         let port = listening.main.port();
-        let health_port = listening.ops.map_or(port, |ops| ops.port());
-        let registration = Registration { member: member.clone(), host, port, health_port };
+        let registration = Registration { member: member.clone(), host, port, health };
         let (fleet, leaving, drain) = (self.clone(), CancellationToken::new(), tasks.clone());
         let left = leaving.clone();
         let present = async move {
