@@ -119,11 +119,12 @@ impl Lanes {
             Ok(permit) => permit,
             Err(_) => lane.wait().await?,
         };
-        let is_quick = lane.state().moved().standing == Standing::Quick;
+        let is_quick = lane.state().standing == Standing::Quick;
         let doubt = if is_quick { None } else { self.doubt(&lane) };
         if !is_quick && doubt.is_none() {
             return Err(lane.put_off());
         }
+        lane.state().moved();
         Ok(Place { lane, permit: Some(permit), _doubt: doubt, since: None, is_answered: false })
     }
 
@@ -191,9 +192,8 @@ impl Lane {
 }
 
 impl State {
-    fn moved(&mut self) -> &mut Self {
+    fn moved(&mut self) {
         self.moved = Instant::now();
-        self
     }
 
     /// Whoever comes to a full lane need not wait.
@@ -386,6 +386,15 @@ mod tests {
         }
         assert_eq!(places.len(), MOST_IN_DOUBT);
         assert!(one_each >= 100, "{one_each}");
+        // Who finds no room waits for longer and longer.
+        let late = Uuid::now_v7();
+        assert!(lanes.enter(late).await.is_err());
+        let lane = lanes.lanes.get(&late).unwrap();
+        lane.state().moved = Instant::now().checked_sub(Duration::from_secs(64)).unwrap();
+        let delay = lanes.enter(late).await.err().unwrap();
+        assert!(delay > QUICK * 9 / 10, "a second for each that waits already: {delay:?}");
+        let delay = lanes.enter(late).await.err().unwrap();
+        assert!(delay > QUICK * 19 / 10, "{delay:?}");
         // Who has shown to be quick is not among them.
         leave(places.pop().unwrap(), Duration::from_secs(15));
         let quick = Uuid::now_v7();
