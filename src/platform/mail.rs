@@ -25,9 +25,6 @@ pub const QUEUE: Queue = Queue { name: "mail", concurrency: 8 };
 /// For each answer of the server.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a job waits while the server is left alone, in seconds: not all for the same time.
-const KEPT_AWAY: std::ops::Range<f64> = 2.0..6.0;
-
 /// Codes that may be about a recipient or a message: no such mailbox, not here, too much, not
 /// allowed, refused. All others of 5xx are about us: what we may, or how we speak.
 const OF_THE_MESSAGE: RangeInclusive<u16> = 550..=554;
@@ -104,12 +101,12 @@ impl Mailer {
     ///
     /// # Errors
     /// Hopeless for an address that no mail can be sent to, or that the server refuses for good
-    /// while it takes other mail of ours; else to be tried again. No address is told: errors are logged, and kept with jobs.
+    /// while it takes other mail of ours; else to be tried again. No address is told: errors are
+    /// logged, and kept with jobs.
     pub async fn send(&self, mail: Mail<'_>) -> Result<(), Failure> {
         let message = self.message(mail)?;
         if !self.breaker.allows() {
-            let wait = Duration::from_secs_f64(rand::random_range(KEPT_AWAY));
-            return Err(Failure::Postpone(wait));
+            return Err(Failure::postpone_while_kept_away());
         }
         match self.transport.send(message).await {
             Ok(_) => {
