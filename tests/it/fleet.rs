@@ -28,7 +28,13 @@ fn at(members: &[Value], port: u16) -> Option<&Value> {
 async fn until_listed(admin: &Client, ports: &[u16]) {
     let ports: BTreeSet<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     until(async || {
-        let members = list(admin).await;
+        let reply = admin.get(FLEET).await;
+        if reply.status == 503 {
+            // Redis may just have come back.
+            return false;
+        }
+        let reply = reply.expect(200);
+        let members = reply["data"].as_array().unwrap();
         let ready = members.iter().filter(|member| member["status"] == "ready");
         let listed: BTreeSet<_> =
             ready.map(|member| member["address"].as_str().unwrap().to_owned()).collect();

@@ -215,7 +215,12 @@ async fn what_redis_did_not_take_follows_in_order_and_before_what_is_newer() {
     // Those of an answer that got lost are there twice.
     let mut seen = std::collections::HashSet::new();
     once.retain(|id| seen.insert(*id));
-    assert_eq!(once, written(&fleet).await);
+    let written = written(&fleet).await;
+    assert_eq!(once.len(), written.len());
+    let differs = (0..720).find(|place| once[*place] != written[*place]);
+    assert_eq!(differs, None, "the first that is out of order");
+    // Of what came later two relays may have had some each.
+    assert!(written[720..].iter().all(|id| seen.contains(id)));
 }
 
 #[tokio::test]
