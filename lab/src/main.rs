@@ -13,7 +13,9 @@ use clap::{Parser, Subcommand};
 use lab::bench::baseline;
 use lab::bench::workloads::Workload;
 use lab::commands::{
-    autoscale, bench, down, fault, logs, mails, prepare, ship_check, status, test, up,
+    autoscale, bench, down, fault, logs, mails, prepare,
+    ship_check::{self, Missing},
+    status, test, up,
 };
 use lab::{Error, Result};
 use lab::{mail, provider, s3};
@@ -96,7 +98,11 @@ enum Command {
         check: bool,
     },
     /// Check manifests, images, rules and units by their own tools, which are installed if they can be.
-    ShipCheck,
+    ShipCheck {
+        /// Fail where a tool is not to be had, instead of passing its check over.
+        #[arg(long)]
+        all: bool,
+    },
     /// Run the payment provider alone. It declines amounts that end in 13.
     Provider {
         /// The port on loopback.
@@ -218,7 +224,10 @@ fn run(command: Command) -> Result<u8> {
         Command::Down => down::run().map(|()| 0),
         Command::Logs { name, follow } => logs::run(&name, follow).map(|()| 0),
         Command::Mails { count } => mails::run(count).map(|()| 0),
-        Command::ShipCheck => ship_check::run().map(|()| 0),
+        Command::ShipCheck { all } => {
+            let missing = if all { Missing::Fails } else { Missing::Skipped };
+            ship_check::run(missing).map(|()| 0)
+        }
         Command::Provider { port } => provider::run(port).map(|()| 0),
         Command::MailSink { port, dir } => mail::run(port, &dir).map(|()| 0),
         Command::Prepare { check } => prepare::run(check).map(|()| 0),

@@ -1,14 +1,22 @@
 //! `cargo lab ship-check`: what is shipped beside the program, checked by the tools of those who will read it.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::install::{Found, ShipTools};
 use crate::interrupt;
 use crate::progress::Progress;
 use crate::ship;
 
-/// Installs the tools that are missing, and runs them over rules, images, manifests and units. What has no tool on this
-/// machine is told, and does not fail.
-pub fn run() -> Result<()> {
+/// What becomes of a check whose tool is not to be had.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// It is told, and passed over.
+    Skipped,
+    /// It fails, at the end, with all the reasons.
+    Fails,
+}
+
+/// Installs the tools that are missing, and runs them over rules, images, manifests and units.
+pub fn run(missing: Missing) -> Result<()> {
     interrupt::listen()?;
     let progress = Progress::new();
     let tools = ShipTools::find_or_install(&progress)?;
@@ -25,13 +33,14 @@ pub fn run() -> Result<()> {
     }
     tally.check("units", tools.systemd_analyze.as_ref(), |tool| ship::units(tool, &progress))?;
     tally.print();
-    Ok(())
+    tally.verdict(missing)
 }
 
 struct Tally<'a> {
     progress: &'a Progress,
     passed: usize,
-    skipped: Vec<String>,
+    /// What, and why.
+    skipped: Vec<(String, String)>,
     /// Why the last one was skipped.
     reason: Option<String>,
 }
@@ -53,7 +62,7 @@ impl Tally<'_> {
                 let told = self.reason.replace(why.clone());
                 let why = if told.as_ref() == Some(why) { "for the same reason" } else { why };
                 self.progress.say(&format!("Skipped: {what}: {why}"));
-                self.skipped.push(what.to_owned());
+                self.skipped.push((what.to_owned(), why.to_owned()));
             }
         }
         Ok(())
@@ -62,7 +71,20 @@ impl Tally<'_> {
     fn print(&self) {
         println!("what is shipped: {} checks passed", self.passed);
         if !self.skipped.is_empty() {
-            println!("skipped for want of their tools: {}", self.skipped.join(", "));
+            let skipped: Vec<_> = self.skipped.iter().map(|(what, _)| &**what).collect();
+            println!("skipped for want of their tools: {}", skipped.join(", "));
         }
+    }
+
+    /// Whether that will do.
+    fn verdict(&self, missing: Missing) -> Result<()> {
+        if missing == Missing::Skipped || self.skipped.is_empty() {
+            return Ok(());
+        }
+        let skipped: Vec<_> =
+            self.skipped.iter().map(|(what, why)| format!("\n  {what}: {why}")).collect();
+        Err(Error::new(format!("some tools are missing:{}", skipped.concat()))
+            .way_out("install them, or run it without --all")
+            .exit_code(2))
     }
 }
