@@ -163,12 +163,15 @@ impl Fleet {
         }
     }
 
-    /// As the metrics server does: looks what each has used of CPU and memory.
-    pub(super) fn look_at_resources(&mut self, now: Moment) {
+    /// As the metrics server does every `interval`: looks what each has used of CPU and memory. CPU is left as it was
+    /// where the last look is less than half of that ago: the kernel's ticks make a rate of it that is anything.
+    pub(super) fn look_at_resources(&mut self, now: Moment, interval: Duration) {
         for replica in &mut self.replicas {
             if let Stage::Ready { api, .. } = &mut replica.stage {
                 let pid = api.process().pid();
-                replica.cpu = [replica.cpu[1], cpu_time(pid).ok().map(|used| (now, used))];
+                if replica.cpu[1].is_none_or(|(last, _)| last + interval / 2 <= now) {
+                    replica.cpu = [replica.cpu[1], cpu_time(pid).ok().map(|used| (now, used))];
+                }
                 replica.memory = Memory::of(pid).ok().map(|memory| (now, memory.resident));
             }
         }

@@ -101,7 +101,8 @@ impl Sender {
         let mut last = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             tokio::time::sleep(TICK).await;
-            due += rate() * last.elapsed().as_secs_f64();
+            // What a stall has kept from being sent is not made up for: nobody asked for a burst.
+            due += rate() * last.elapsed().min(TICK * 2).as_secs_f64();
             last = Instant::now();
             while due >= 1.0 {
                 due -= 1.0;

@@ -200,7 +200,7 @@ pub fn run(setting: Setting<'_>, plan: &Plan, mut say: impl FnMut(&Row)) -> Resu
             fleet.scrape(now, rate_window);
         }
         if looks.is_due(now) {
-            fleet.look_at_resources(now);
+            fleet.look_at_resources(began.elapsed(), timing.resources);
         }
         if syncs.is_due(now) {
             let samples: Vec<Samples> =
@@ -254,13 +254,14 @@ impl Every {
         Self { interval, next: Moment::ZERO }
     }
 
-    /// One that is late does not come twice.
+    /// One that is late does not come twice: the next comes half an interval after it at the earliest.
     fn is_due(&mut self, now: Moment) -> bool {
-        let is_due = now >= self.next;
-        if is_due {
-            self.next = (self.next + self.interval).max(now);
-        }
-        is_due
+        let Some(late) = now.checked_sub(self.next) else {
+            return false;
+        };
+        let from = if late > self.interval / 2 { now } else { self.next };
+        self.next = from + self.interval;
+        true
     }
 }
 
@@ -272,7 +273,29 @@ fn turns(wanted: &[u32]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::turns;
+    use std::time::Duration;
+
+    use super::{Every, turns};
+
+    #[test]
+    fn what_is_late_does_not_come_twice() {
+        let mut every = Every::new(Duration::from_millis(500));
+        let mut due = |millis: u64| every.is_due(Duration::from_millis(millis));
+        // A little late is not later from then on; after a stall it starts anew.
+        for (at, expected) in [
+            (0, true),
+            (20, false),
+            (510, true),
+            (990, false),
+            (1000, true),
+            (2900, true),
+            (2920, false),
+            (3390, false),
+            (3400, true),
+        ] {
+            assert_eq!(due(at), expected, "at {at} ms");
+        }
+    }
 
     #[test]
     fn a_rise_and_a_fall_are_one_turn() {
