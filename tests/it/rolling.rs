@@ -70,8 +70,11 @@ async fn three_replicas_are_replaced_in_turn_and_no_request_fails() {
     for _ in 0..2 {
         let (customer, ready) = (customer.clone(), balancer.ready.clone());
         add(&mut load, &placed, move |turn| {
-            let address = ready.lock().unwrap()[turn % (REPLICAS - 1)];
-            a_quick_one(customer.with_addresses(vec![address]), product, turn)
+            let (customer, ready) = (customer.clone(), ready.clone());
+            async move {
+                let address = one_of(&ready, turn).await;
+                a_quick_one(customer.with_addresses(vec![address]), product, turn).await
+            }
         });
     }
     load.answered(100).await;
@@ -154,6 +157,20 @@ impl Balancer {
             }
         });
         Self { ready, polling }
+    }
+}
+
+/// Each in turn. Waits while there is none, as on a slow machine, where they may all be late to answer.
+async fn one_of(ready: &Mutex<Vec<SocketAddr>>, turn: usize) -> SocketAddr {
+    loop {
+        let found = {
+            let ready = ready.lock().unwrap();
+            turn.checked_rem(ready.len()).map(|index| ready[index])
+        };
+        match found {
+            Some(address) => return address,
+            None => sleep(Duration::from_millis(10)).await,
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::{
 
 use tokio::task::JoinSet;
 
+use super::until;
+
 /// Requests that go on until told to end. One that is not answered as it should be panics, and the
 /// test with it.
 #[derive(Default)]
@@ -34,15 +36,16 @@ impl Load {
         });
     }
 
-    /// Waits until `count` more requests were answered.
+    /// Waits until `count` more requests were answered, as long as [`until`] does.
     pub async fn answered(&mut self, count: usize) {
         let goal = self.answered.load(Ordering::Relaxed) + count;
-        while self.answered.load(Ordering::Relaxed) < goal {
-            tokio::task::yield_now().await;
+        until(async || {
             if let Some(ended) = self.tasks.try_join_next() {
                 ended.unwrap();
             }
-        }
+            self.answered.load(Ordering::Relaxed) >= goal
+        })
+        .await;
     }
 
     /// Lets all finish what they have begun: how many requests there were.
