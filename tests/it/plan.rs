@@ -4,16 +4,20 @@ use std::{collections::HashMap, fs};
 
 use lab::autoscale::{Manifest, hpa::Target, manifest::documents};
 use serde_json::{Value, json};
+use shoal::platform::audit::{
+    connections::{self, Connections},
+    deployment::{Deployment, Workload},
+};
 
 use crate::{
     cli::{Output, shoal},
     support::{topology, unique},
 };
 
-/// What Postgres keeps for migrations, replication and people.
-const SPARE_CONNECTIONS: u64 = 10;
+/// What Postgres keeps for superusers.
+const RESERVED_CONNECTIONS: u64 = 3;
 /// PgBouncers before each Postgres: k8s/base/pgbouncer.yaml.
-const POOLERS: u64 = 2;
+const POOLERS: u32 = 2;
 
 async fn plan(arguments: &[&str]) -> Output {
     let mut all = vec!["plan"];
@@ -42,20 +46,39 @@ fn patched(component: &Value, autoscaler: &str, path: &str) -> u64 {
 
 #[tokio::test]
 async fn the_fragments_fit_together_whatever_is_asked_for() {
-    for (rps, p99) in [("1", "200"), ("3000", "200"), ("20000", "500"), ("60000", "1000")] {
-        let printed = plan(&["--rps", rps, "--p99", p99, "--format", "yaml"]).await;
+    for (rps, p99) in [
+        ("1", "200"),
+        ("3000", "200"),
+        ("20000", "500"),
+        ("60000", "1000"),
+        ("90000", "200"),
+        ("200000", "200"),
+    ] {
+        let wanted = ["--rps", rps, "--p99", p99, "--most-connections", "2000", "--format"];
+        let printed = plan(&[&wanted[..], &["yaml"]].concat()).await;
         assert_eq!(printed.code, 0, "{}", printed.stderr);
         let component = documents(&printed.stdout).unwrap().remove(0);
         assert_eq!(component["kind"], "Component");
-        let most = patched(&component, "shoal-api", "/spec/maxReplicas")
-            + patched(&component, "shoal-worker", "/spec/maxReplicas");
-        let with_surge = most + most.div_ceil(4);
-        let clients = with_surge * setting(&printed.stdout, "SHOAL_DB_POOL_SIZE");
-        assert!(clients <= setting(&printed.stdout, "MAX_CLIENT_CONN"), "{}", printed.stdout);
-
-        let ini = plan(&["--rps", rps, "--p99", p99, "--format", "ini"]).await.stdout;
-        let servers = POOLERS * setting(&ini, "default_pool_size");
-        assert!(servers + SPARE_CONNECTIONS <= setting(&ini, "max_connections"), "{ini}");
+        let ini = plan(&[&wanted[..], &["ini"]].concat()).await.stdout;
+        let of = |autoscaler| Workload {
+            most: u32::try_from(patched(&component, autoscaler, "/spec/maxReplicas")).ok(),
+            ..Workload::default()
+        };
+        // By the rules of `shoal audit`, which whoever follows the plan runs next.
+        let connections = Connections {
+            deployment: Deployment {
+                api: of("shoal-api"),
+                worker: of("shoal-worker"),
+                poolers: Some(POOLERS),
+                ..Deployment::default()
+            },
+            pool_size: setting(&printed.stdout, "SHOAL_DB_POOL_SIZE"),
+            max_clients: Some(setting(&printed.stdout, "MAX_CLIENT_CONN")),
+            servers: Some(setting(&ini, "default_pool_size")),
+            reserve: 0,
+            max_connections: Some(setting(&ini, "max_connections") - RESERVED_CONNECTIONS),
+        };
+        assert_eq!(connections::objections(&connections), [""; 0], "{}{ini}", printed.stdout);
         assert_eq!(
             setting(&ini, "max_client_conn"),
             setting(&printed.stdout, "MAX_CLIENT_CONN"),

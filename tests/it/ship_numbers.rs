@@ -111,14 +111,26 @@ fn objections(
     settings: &HashMap<String, String>,
     limits: &str,
 ) -> Vec<String> {
+    // Postgres as the repository configures it in containers.
+    objections_behind(&read("compose/postgres.sh"), deployment, settings, limits)
+}
+
+/// The same before a Postgres that `postgres` says the `MAX_CONNECTIONS` of.
+fn objections_behind(
+    postgres: &str,
+    deployment: &Deployment,
+    settings: &HashMap<String, String>,
+    limits: &str,
+) -> Vec<String> {
     let (timings, pool_size) = timings(settings, deployment);
-    // Postgres as the repository configures it in containers; three are superusers'.
-    let max_connections = number(&read("compose/postgres.sh"), "MAX_CONNECTIONS") - 3;
+    // Three are superusers'.
+    let max_connections = number(postgres, "MAX_CONNECTIONS") - 3;
     let connections = Connections {
         deployment: deployment.clone(),
         pool_size,
         max_clients: Some(number(limits, "MAX_CLIENT_CONN")),
         servers: Some(number(limits, "DEFAULT_POOL_SIZE")),
+        reserve: 0,
         max_connections: Some(max_connections),
     };
     let mut found = connections::objections(&connections);
@@ -166,22 +178,33 @@ fn what_is_shipped_for_compose_fits() {
 #[test]
 fn what_is_shipped_for_a_plain_machine_fits() {
     let settings = settings(&read("systemd/shoal.env"));
-    let of = |unit: &str| Workload {
+    let manual = read("docs/operations.md");
+    // Units are restarted, one after the other: never more than there are.
+    let of = |unit: &str, option: &str| Workload {
+        most: Some(number(&manual, option) as u32),
+        surge: Surge::Pods(0),
         grace: Some(Duration::from_secs(number(&read(unit), "TimeoutStopSec"))),
         ..Workload::default()
     };
-    let mut deployment = Deployment {
-        api: of("systemd/shoal-api@.service"),
-        worker: of("systemd/shoal-worker@.service"),
+    let deployment = Deployment {
+        api: of("systemd/shoal-api@.service", "shoal audit --max-replicas"),
+        worker: of("systemd/shoal-worker@.service", "--max-workers"),
+        poolers: Some(1),
         proxy: Some(nginx::read(&read("nginx/nginx.conf")).unwrap()),
         ..Deployment::default()
     };
-    let objections = |deployment: &Deployment| {
-        timeouts::objections(&timings(&settings, deployment).0, deployment)
-    };
+    let set_up = read("systemd/set-up.sh");
+    let objections =
+        |deployment: &Deployment| objections_behind(&set_up, deployment, &settings, &set_up);
     assert_eq!(objections(&deployment), [""; 0]);
-    deployment.worker.grace = Some(Duration::from_secs(30));
-    assert_eq!(objections(&deployment).len(), 1, "grace");
+    let mut hasty = deployment.clone();
+    hasty.worker.grace = Some(Duration::from_secs(30));
+    assert_eq!(objections(&hasty).len(), 1, "grace");
+    let crowded = Deployment { poolers: Some(2), ..deployment.clone() };
+    assert_eq!(objections(&crowded).len(), 1, "servers");
+    let mut large = deployment;
+    large.api.most = Some(100);
+    assert_eq!(objections(&large).len(), 1, "clients");
 }
 
 #[test]

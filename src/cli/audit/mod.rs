@@ -164,7 +164,10 @@ impl Audit {
 
     fn endings(&self, workload: &mut Workload) {
         workload.grace = self.grace.map(Duration::from_secs).or(workload.grace);
-        workload.pre_stop = self.pre_stop.map_or(workload.pre_stop, Duration::from_secs);
+        if let Some(secs) = self.pre_stop {
+            workload.pre_stop = Duration::from_secs(secs);
+            workload.pre_stop_is_unknown = false;
+        }
     }
 }
 

@@ -11,8 +11,10 @@ pub(super) const POOLERS: u32 = 2;
 pub(super) const SPARE_CONNECTIONS: u32 = 10;
 /// Requests come in bunches: room for so many times the mean.
 pub(super) const BURST: f64 = 3.0;
-/// Fewer would be no pool: cache misses alone may take four at once.
+/// Fewer would be no pool: cache misses alone may take six at once (`SHOAL_CACHE_LOADS`).
 const SMALLEST_POOL: u32 = 10;
+/// What a process has beside its pool: the connection that watches the server.
+pub(super) const WATCHING: u32 = 1;
 const SMALLEST_SERVER_POOL: u32 = 20;
 /// A rolling deployment adds one in four (`maxSurge: 25%`).
 pub(super) const SURGE: u32 = 4;
@@ -126,7 +128,7 @@ impl Numbers {
             pool,
             busy,
             server_pool,
-            most_clients: clients(most_replicas + most_workers, pool)
+            most_clients: clients([most_replicas, most_workers], pool)
                 .next_multiple_of(100)
                 .max(1000),
             max_connections: (POOLERS * server_pool + SPARE_CONNECTIONS)
@@ -146,9 +148,11 @@ impl Numbers {
     }
 }
 
-/// Connections to a PgBouncer of so many processes while they are rolled.
-fn clients(processes: u32, pool: u32) -> u32 {
-    (processes + processes.div_ceil(SURGE)) * pool
+/// Connections to a PgBouncer of so many replicas and workers while they are rolled: each role by
+/// itself, as `shoal audit` counts them.
+fn clients(roles: [u32; 2], pool: u32) -> u32 {
+    let at_once: u32 = roles.iter().map(|most| most + most.div_ceil(SURGE)).sum();
+    at_once * (pool + WATCHING)
 }
 
 /// The most that a replica carried with this p99, before requests only took longer.
@@ -228,8 +232,16 @@ mod tests {
         assert!((numbers.busy.0 - 10.0).abs() < 1e-9 && (numbers.busy.1 - 5.0).abs() < 1e-9);
         assert_eq!((numbers.server_pool, numbers.max_connections), (30, 100));
         assert_eq!(numbers.pool, 10);
-        let processes = numbers.most_replicas + numbers.most_workers;
-        assert!(numbers.most_clients >= (processes + processes / 4) * numbers.pool);
+        // 50 replicas carry it, and one more; 24 workers, and one more; twice as many of each.
+        assert_eq!((numbers.most_replicas, numbers.most_workers), (102, 50));
+        // 128 and 63 while they are rolled, with 11 connections each, are 2,101.
+        assert_eq!(numbers.most_clients, 2_200);
+    }
+
+    #[test]
+    fn clients_are_counted_by_role_with_the_one_that_watches() {
+        assert_eq!(clients([20, 10], 10), (25 + 13) * 11);
+        assert_eq!(clients([5, 5], 10), (7 + 7) * 11);
     }
 
     #[test]

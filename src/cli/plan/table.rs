@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     measured::Measured,
-    numbers::{BURST, Numbers, POOLERS, SPARE_CONNECTIONS},
+    numbers::{BURST, Numbers, POOLERS, SPARE_CONNECTIONS, WATCHING},
 };
 
 pub(super) fn render(numbers: &Numbers, measured: &Measured) -> String {
@@ -90,7 +90,7 @@ fn rows(numbers: &Numbers) -> Vec<Row> {
             "max_client_conn",
             numbers.most_clients,
             format!(
-                "({most_replicas} + {most_workers} and a quarter while they are rolled) × {pool}, all at one PgBouncer; 1,000 at least"
+                "({most_replicas} + {most_workers}, and a quarter of each while they are rolled) × ({pool} + {WATCHING} that watches), all at one PgBouncer; 1,000 at least"
             ),
         ),
         row(

@@ -17,7 +17,7 @@ pub(super) struct Look {
 pub(super) const RULES: [Rule<Look>; 1] = [Rule {
     id: "clock.skew",
     why: "access tokens are good within 30 s of their times by the clock of the replica that \
-          looks, and signed addresses by that of S3",
+          looks",
     judge: |look| {
         let skew = look.skew();
         let told = format!("{:+.3} s, give or take {:.3} s", skew, look.doubt());

@@ -22,6 +22,8 @@ pub struct Connections {
     pub max_clients: Option<u64>,
     /// Server connections of one PgBouncer: its pool and its reserve.
     pub servers: Option<u64>,
+    /// Those of them that are its reserve.
+    pub reserve: u64,
     /// `max_connections` of Postgres, less those reserved.
     pub max_connections: Option<u64>,
 }
@@ -75,7 +77,7 @@ fn servers(seen: &Connections) -> Verdict {
         format!("{poolers} PgBouncer × {servers} = {wanted} of {most}, {OTHERS} kept for others");
     let mend = format!(
         "lower default_pool_size to {} or less, or raise max_connections",
-        most / poolers.max(1)
+        (most / poolers.max(1)).saturating_sub(seen.reserve)
     );
     hold(wanted <= most, told, mend)
 }
@@ -108,6 +110,7 @@ mod tests {
             pool_size: 10,
             max_clients: Some(1_000),
             servers: Some(40),
+            reserve: 5,
             max_connections: Some(97),
         }
     }
@@ -127,6 +130,16 @@ mod tests {
             assert_eq!(passed, fits, "{replicas} {workers} {poolers}");
             assert_eq!(objections(&seen).len(), fits.iter().filter(|fits| !**fits).count());
         }
+    }
+
+    #[test]
+    fn what_it_says_to_set_holds() {
+        let crowded = seen(3, 1, 3);
+        let Verdict::Failed(_, mend) = servers(&crowded) else { panic!("120 of 90") };
+        // 30 each, of which five are the reserve.
+        assert!(mend.contains("default_pool_size to 25 or less"), "{mend}");
+        let mended = Connections { servers: Some(25 + crowded.reserve), ..crowded };
+        assert!(matches!(servers(&mended), Verdict::Passed(_)));
     }
 
     #[test]

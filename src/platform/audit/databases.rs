@@ -56,8 +56,7 @@ impl Databases {
             Node { seen, pooler }
         };
         let replicas = config.replica_urls.iter().map(async |url| {
-            let lag =
-                replica::measure(&config.primary_url, url, config.max_replica_lag.min(patience));
+            let lag = replica::measure(&config.primary_url, url, config.max_replica_lag, patience);
             let (seen, pooler, lag) =
                 tokio::join!(within(patience, follower(url)), console(url, patience), lag);
             (Node { seen, pooler }, lag)
@@ -166,6 +165,7 @@ impl<S> Node<S> {
             pool_size: subject.database.pool_size as u64,
             max_clients: pooler.and_then(|pooler| pooler.number("max_client_conn")),
             servers: pooler.and_then(Pooler::servers),
+            reserve: pooler.and_then(Pooler::reserve).unwrap_or_default(),
             max_connections: server.and_then(left),
         };
         found.extend(judge(&connections::RULES, name, Ok(&connections)));

@@ -27,6 +27,8 @@ pub struct Workload {
     pub grace: Option<Duration>,
     /// What goes by before SIGTERM, out of the grace.
     pub pre_stop: Duration,
+    /// There is a `preStop` of which nobody can say how long it takes.
+    pub pre_stop_is_unknown: bool,
     /// The paths that its probes ask, if its manifest was read.
     pub probes: Option<Probes>,
 }

@@ -75,7 +75,7 @@ pub(super) async fn within<T>(
 }
 
 /// Looks at everything that is configured, all at the same time, and judges. Takes hardly longer
-/// than `patience`.
+/// than `patience`, but for the steps of a bucket or of a lag, each of which may take that long.
 ///
 /// # Errors
 /// Nothing could be looked at: this machine has no usable root certificates.
@@ -89,12 +89,13 @@ pub async fn audit(subject: &Subject) -> anyhow::Result<Vec<Finding>> {
 
     let caches =
         join_all(subject.redis.urls.iter().map(|url| within(patience, redis::look(url, place))));
-    let bucket = within(patience, async {
+    // Each step has a bound of its own, so that the object is deleted in any case.
+    let bucket = async {
         if !storage.ping(patience).await {
             return Err("the bucket cannot be reached, or is not to be seen".to_owned());
         }
         Ok(bucket::look(&storage, patience).await)
-    });
+    };
     let payments = async {
         let url = subject.payments.as_ref().map(|payments| payments.url.clone())?;
         Some(replies::status(&url, patience).await.map(drop))
@@ -143,13 +144,14 @@ pub async fn audit(subject: &Subject) -> anyhow::Result<Vec<Finding>> {
     Ok(found)
 }
 
-fn of_redis(name: &str, seen: &Result<(Redis, Look), String>) -> Vec<Finding> {
+fn of_redis(name: &str, seen: &Result<(Option<Redis>, Look), String>) -> Vec<Finding> {
     let mut found =
         vec![REACHABLE_REDIS.apply(name, &seen.as_ref().map(drop).map_err(Clone::clone))];
     let clocks = if name.is_empty() { "redis".to_owned() } else { format!("redis {name}") };
     let why = "it does not answer";
     let (server, clock) = match seen {
-        Ok((server, clock)) => (Ok(server), Ok(clock)),
+        Ok((Some(server), clock)) => (Ok(server), Ok(clock)),
+        Ok((None, clock)) => (Err("it tells nothing of itself: let this user run INFO"), Ok(clock)),
         Err(_) => (Err(why), Err(why)),
     };
     found.extend(judge(&redis::RULES, name, server));

@@ -69,14 +69,16 @@ pub fn read(text: &str) -> Result<Deployment, String> {
         let most = most.remove(&name).or(replicas);
         let workload = Workload { most, ..workload };
         match kind {
-            Kind::Api => deployment.api = workload,
-            Kind::Worker => deployment.worker = workload,
+            Kind::Api => together(&mut deployment.api, workload),
+            Kind::Worker => together(&mut deployment.worker, workload),
             // Each Postgres has a deployment of its own: the largest one counts.
             Kind::Pooler => deployment.poolers = deployment.poolers.max(workload.most_at_once()),
         }
     }
-    // An autoscaler whose workload was not given: by its name.
-    for (target, replicas) in most {
+    // Autoscalers alone: by the names of their workloads. Beside workloads, those that are left are
+    // of others.
+    let alone = if is_described { HashMap::new() } else { most };
+    for (target, replicas) in alone {
         let workload =
             if target.contains("worker") { &mut deployment.worker } else { &mut deployment.api };
         workload.most = Some(replicas);
@@ -90,13 +92,40 @@ pub fn read(text: &str) -> Result<Deployment, String> {
     Ok(deployment)
 }
 
+/// One more workload of the same role: a canary, or one per zone. Their replicas add up; of the
+/// rest, what is the hardest to keep counts.
+fn together(all: &mut Workload, one: Workload) {
+    let Some(most) = all.most else {
+        *all = one;
+        return;
+    };
+    let sum = |a: Option<u32>, b: Option<u32>| Some(a?.saturating_add(b?));
+    let at_once = sum(all.most_at_once(), one.most_at_once());
+    all.most = sum(Some(most), one.most);
+    all.surge = Surge::Pods(at_once.zip(all.most).map_or(0, |(at_once, most)| at_once - most));
+    all.grace = all.grace.min(one.grace);
+    all.pre_stop = all.pre_stop.max(one.pre_stop);
+    all.pre_stop_is_unknown |= one.pre_stop_is_unknown;
+    all.probes = all.probes.take().zip(one.probes).map(|(a, b)| Probes {
+        liveness: either(a.liveness, b.liveness),
+        readiness: either(a.readiness, b.readiness),
+        startup: either(a.startup, b.startup),
+    });
+}
+
+/// The path that both ask; else one that is none, and so is not the right one either.
+fn either(a: Option<String>, b: Option<String>) -> Option<String> {
+    if a == b { a } else { Some(format!("{} or {}", a?, b?)) }
+}
+
 /// `None` for what is no part of this service.
 fn workload(document: &Value) -> Option<Deployed> {
     let spec = &document["spec"];
     let pod = &spec["template"]["spec"];
     let containers = pod["containers"].as_array()?;
     let (kind, container) = containers.iter().find_map(|one| Some((kind(one)?, one)))?;
-    let pre_stop = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_i64();
+    let hook = &container["lifecycle"]["preStop"];
+    let pre_stop = hook["sleep"]["seconds"].as_i64();
     let path = |probe: &str| container[probe]["httpGet"]["path"].as_str().map(str::to_owned);
     let grace = pod["terminationGracePeriodSeconds"].as_i64().unwrap_or(GRACE);
     Some(Deployed {
@@ -109,6 +138,7 @@ fn workload(document: &Value) -> Option<Deployed> {
             surge: surge(&spec["strategy"]),
             grace: Some(seconds(grace)),
             pre_stop: seconds(pre_stop.unwrap_or_default()),
+            pre_stop_is_unknown: hook.is_object() && pre_stop.is_none(),
             probes: Some(Probes {
                 liveness: path("livenessProbe"),
                 readiness: path("readinessProbe"),
@@ -119,23 +149,38 @@ fn workload(document: &Value) -> Option<Deployed> {
 }
 
 fn kind(container: &Value) -> Option<Kind> {
-    let says = |word: &str| words(container).any(|said| said == word);
-    if says("serve") {
-        Some(Kind::Api)
-    } else if says("worker") {
-        Some(Kind::Worker)
-    } else if container["image"].as_str().is_some_and(|image| image.contains("pgbouncer")) {
-        Some(Kind::Pooler)
-    } else {
-        None
+    match subcommand(container) {
+        Some("serve") => Some(Kind::Api),
+        Some("worker") => Some(Kind::Worker),
+        _ if has_image(container, "pgbouncer") => Some(Kind::Pooler),
+        _ => None,
     }
 }
 
-/// Whether one of its containers changes the schema.
+/// What the program is told to be: the word after its own; where nothing but arguments is said, the
+/// first, since the image says the program. A `worker` elsewhere is somebody else's option.
+fn subcommand(container: &Value) -> Option<&str> {
+    let is_program = |word: &&str| word.rsplit('/').next() == Some("shoal");
+    if container["command"].is_array() {
+        return words(container).skip_while(|word| !is_program(word)).nth(1);
+    }
+    words(container).next()
+}
+
+fn has_image(container: &Value, name: &str) -> bool {
+    container["image"].as_str().is_some_and(|image| image.contains(name))
+}
+
+/// Whether it is of this service, and one of its containers changes the schema.
 fn migrates(document: &Value) -> bool {
     let pod = &document["spec"]["template"]["spec"];
-    let lists = ["initContainers", "containers"].map(|list| pod[list].as_array());
-    lists.into_iter().flatten().flatten().any(|one| words(one).any(|word| word == "migrate"))
+    let all = || {
+        let lists = ["initContainers", "containers"].map(|list| pod[list].as_array());
+        lists.into_iter().flatten().flatten()
+    };
+    let is_ours =
+        |one| has_image(one, "shoal") || matches!(kind(one), Some(Kind::Api | Kind::Worker));
+    all().any(|one| words(one).any(|word| word == "migrate")) && all().any(is_ours)
 }
 
 /// Of the command and its arguments, those of a shell included.
@@ -236,6 +281,71 @@ kind: Ingress
         assert_eq!(read(&by_shell).unwrap().migrate_at_start, ["shop-api"]);
         let as_job = by_shell.replace("kind: Deployment", "kind: Job");
         assert_eq!(read(&as_job).unwrap().migrate_at_start, [""; 0]);
+        // Somebody else's schema is no concern of ours; an image of ours is, whatever it is told.
+        let migrating = |image: &str| {
+            let container = format!("{{ image: '{image}', args: [migrate] }}");
+            let pod = format!("{{ spec: {{ containers: [ {container} ] }} }}");
+            let text =
+                format!("kind: Deployment\nmetadata: {{ name: m }}\nspec: {{ template: {pod} }}");
+            read(&text).unwrap().migrate_at_start
+        };
+        assert_eq!(migrating("blog"), [""; 0]);
+        assert_eq!(migrating("example/shoal:1"), ["m"]);
+    }
+
+    /// A Deployment of one container, with one more line of its specification.
+    fn deployed(name: &str, container: &str) -> String {
+        format!(
+            "kind: Deployment\nmetadata: {{ name: {name} }}\nspec:\n  replicas: 2\n  template:\n    \
+             spec:\n      containers: [ {{ {container} }} ]\n---\n"
+        )
+    }
+
+    #[test]
+    fn roles_are_told_by_what_the_program_is_told_to_be() {
+        for (container, api, worker) in [
+            ("args: [serve]", Some(2), None),
+            ("args: [worker, --quiet]", None, Some(2)),
+            ("command: [/shoal], args: [serve]", Some(2), None),
+            ("command: [/shoal, worker]", None, Some(2)),
+            ("command: [sh, -c, exec /shoal serve]", Some(2), None),
+            // Programs of others, which have such words as well.
+            ("command: [celery], args: [worker]", None, None),
+            ("args: [run, worker]", None, None),
+            ("args: [worker, serve]", None, Some(2)),
+        ] {
+            let read = read(&deployed("one", container)).unwrap();
+            assert_eq!((read.api.most, read.worker.most), (api, worker), "{container}");
+        }
+    }
+
+    #[test]
+    fn several_of_one_role_add_up_and_what_is_of_others_does_not() {
+        let probe =
+            |path: &str| format!("args: [serve], livenessProbe: {{ httpGet: {{ path: {path} }} }}");
+        let scaler = "kind: HorizontalPodAutoscaler\n\
+                      spec: { scaleTargetRef: { name: blog }, maxReplicas: 90 }\n---\n";
+        let both = deployed("stable", &probe("/health/live")) + &deployed("canary", &probe("/x"));
+        let read = read(&(both + scaler)).unwrap();
+        // Two of each, and one more of each while it is rolled.
+        assert_eq!((read.api.most, read.api.most_at_once()), (Some(4), Some(6)));
+        assert_eq!(read.worker.most, None, "nobody's autoscaler tells of workers");
+        let probes = read.api.probes.unwrap();
+        assert_eq!(probes.liveness.as_deref(), Some("/health/live or /x"));
+    }
+
+    #[test]
+    fn a_hook_is_as_long_as_it_sleeps_or_nobody_knows() {
+        let hook = |hook: &str| {
+            let container = format!("args: [serve], lifecycle: {{ preStop: {{ {hook} }} }}");
+            let api = read(&deployed("one", &container)).unwrap().api;
+            (api.pre_stop.as_secs(), api.pre_stop_is_unknown)
+        };
+        assert_eq!(hook("sleep: { seconds: 5 }"), (5, false));
+        assert_eq!(hook("exec: { command: [sleep, '20'] }"), (0, true));
+        assert_eq!(hook("httpGet: { path: /drain }"), (0, true));
+        let none = read(&deployed("one", "args: [serve]")).unwrap().api;
+        assert!(!none.pre_stop_is_unknown);
     }
 
     #[test]

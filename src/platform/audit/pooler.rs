@@ -108,9 +108,21 @@ impl Pooler {
 
     /// Connections to Postgres that it may have for this service.
     pub(super) fn servers(&self) -> Option<u64> {
+        let pool = match &self.database {
+            Some(database) => u64::try_from(database.pool_size).ok()?,
+            None => self.number("default_pool_size")?,
+        };
+        let servers = pool + self.reserve()?;
+        // Zero is no bound.
+        let most = self.number("max_db_connections").filter(|most| *most > 0);
+        Some(most.map_or(servers, |most| most.min(servers)))
+    }
+
+    /// Those of them that it has beside its pool, should a client have waited for long.
+    pub(super) fn reserve(&self) -> Option<u64> {
         match &self.database {
-            Some(database) => u64::try_from(database.pool_size + database.reserve).ok(),
-            None => Some(self.number("default_pool_size")? + self.number("reserve_pool_size")?),
+            Some(database) => u64::try_from(database.reserve).ok(),
+            None => self.number("reserve_pool_size"),
         }
     }
 
@@ -127,16 +139,11 @@ fn version(told: &str) -> Option<(u32, u32)> {
 
 /// Asks the console of the PgBouncer that `url` leads through.
 pub(super) async fn look(url: &SecretString) -> Result<Pooler, Silence> {
-    let unreachable = |why: String| Silence::Unreachable(why);
-    let options =
-        db::connect_options(url).map_err(|_| unreachable("the URL cannot be read".to_owned()))?;
+    let options = db::connect_options(url)
+        .map_err(|_| Silence::Unreachable("the URL cannot be read".to_owned()))?;
     let name = options.get_database().unwrap_or(options.get_username()).to_owned();
     let connected = PgConnection::connect_with(&options.database("pgbouncer")).await;
-    let mut console = connected.map_err(|error| match queries::code(&error).as_deref() {
-        Some("3D000") => Silence::IsPostgres,
-        Some(_) => Silence::Refused(told(&error)),
-        None => unreachable(told(&error)),
-    })?;
+    let mut console = connected.map_err(|error| silence(&error))?;
     let look = async {
         Ok::<_, sqlx::Error>(Pooler {
             version: queries::pooler_version(&mut console).await?,
@@ -144,7 +151,24 @@ pub(super) async fn look(url: &SecretString) -> Result<Pooler, Silence> {
             database: queries::pooler_database(&mut console, &name).await?,
         })
     };
-    look.await.map_err(|error| Silence::Refused(told(&error)))
+    look.await.map_err(|error| silence(&error))
+}
+
+fn silence(error: &sqlx::Error) -> Silence {
+    by_code(queries::code(error).as_deref(), told(error))
+}
+
+/// Who has answered is told by the code of its refusal.
+fn by_code(code: Option<&str>, why: String) -> Silence {
+    match code {
+        // PgBouncer's "not allowed".
+        Some("08P01") => Silence::Refused(why),
+        // What Postgres says of a database `pgbouncer`: there is none, pg_hba.conf lets nobody
+        // into it, or, where there is one, that it has no such setting to show.
+        Some("3D000" | "28000" | "42704") => Silence::IsPostgres,
+        // A wrong password, no place for one more client: either may say so.
+        _ => Silence::Unreachable(why),
+    }
 }
 
 #[cfg(test)]
@@ -183,13 +207,42 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_pgbouncers_own_or_comes_from_postgres() {
+        let told = |code| match by_code(code, String::new()) {
+            Silence::IsPostgres => "Postgres",
+            Silence::Refused(_) => "refused",
+            Silence::Unreachable(_) => "unreachable",
+        };
+        for (code, expected) in [
+            (Some("08P01"), "refused"),
+            (Some("3D000"), "Postgres"),
+            (Some("28000"), "Postgres"),
+            (Some("42704"), "Postgres"),
+            (Some("28P01"), "unreachable"),
+            (Some("53300"), "unreachable"),
+            (None, "unreachable"),
+        ] {
+            assert_eq!(told(code), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn all_pools_together_have_a_bound_of_their_own() {
+        for (most, expected) in [("0", 45), ("30", 30), ("200", 45)] {
+            let mut pooler = pooler("PgBouncer 1.24.1", "transaction", "200");
+            pooler.config.insert("max_db_connections".to_owned(), most.to_owned());
+            assert_eq!(pooler.servers(), Some(expected), "{most}");
+        }
+    }
+
+    #[test]
     fn what_is_set_for_the_database_goes_before_what_is_set_for_all() {
         let general = pooler("PgBouncer 1.24.1", "transaction", "200");
         assert_eq!(general.servers(), Some(45));
         assert_eq!(general.query_wait(), Some(Duration::from_secs(3)));
         let own = Database { pool_size: 10, reserve: 2, pool_mode: Some("session".to_owned()) };
         let special = Pooler { database: Some(own), ..general };
-        assert_eq!(special.servers(), Some(12));
+        assert_eq!((special.servers(), special.reserve()), (Some(12), Some(2)));
         assert_eq!(failed(&special), ["pgbouncer.pool_mode"]);
     }
 }

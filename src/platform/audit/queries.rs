@@ -144,7 +144,8 @@ pub(super) async fn applied(connection: &mut PgConnection) -> Result<Option<Vec<
     rows.iter().map(applied).collect::<Result<_, Error>>().map(Some)
 }
 
-/// Each table that is partitioned by month, and its partitions.
+/// Each table that is partitioned by month, and its partitions: one of them at least is called
+/// after a month. Whoever shares the database may have others, of no concern to this service.
 pub(super) async fn partitions(
     connection: &mut PgConnection,
 ) -> Result<Vec<(String, Vec<String>)>, Error> {
@@ -153,7 +154,10 @@ pub(super) async fn partitions(
             array(select c.relname::text from pg_inherits i join pg_class c on c.oid = i.inhrelid
                   where i.inhparent = p.oid order by 1)::text[] as partitions
          from pg_class p
-         where p.relkind = 'p' and p.relnamespace = 'public'::regnamespace order by 1",
+         where p.relkind = 'p' and p.relnamespace = 'public'::regnamespace
+           and exists (select from pg_inherits i join pg_class c on c.oid = i.inhrelid
+                       where i.inhparent = p.oid and c.relname ~ '_y[0-9]{4}m[0-9]{2}$')
+         order by 1",
     )
     .fetch_all(connection)
     .await?;

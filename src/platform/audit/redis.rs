@@ -15,6 +15,9 @@ use super::{
 /// The oldest that the scripts are tested with.
 const OLDEST: u32 = 6;
 
+/// The state of the cluster that a server says it has no part in.
+const DISABLED: &str = "disabled";
+
 /// A part of `maxmemory` beyond which it is as good as full.
 const FULL: f64 = 0.9;
 
@@ -43,10 +46,7 @@ pub(super) const RULES: [Rule<Redis>; 6] = [
     Rule {
         id: "redis.primary",
         why: "a replica of Redis refuses writes: no cache, no fleet-wide limits",
-        judge: |seen| {
-            let role = seen.of("role");
-            hold(role == "master", format!("its role is {role}"), "point REDIS_URL at the primary")
-        },
+        judge: primary,
     },
     Rule {
         id: "redis.eviction",
@@ -92,6 +92,18 @@ impl Redis {
     }
 }
 
+fn primary(seen: &Redis) -> Verdict {
+    let role = seen.of("role");
+    let told = format!("its role is {role}");
+    // Whoever asks any node of a cluster is led to the one that has the key.
+    if role != "master" && seen.cluster.as_deref().is_some_and(|state| state != DISABLED) {
+        return Verdict::Noted(format!(
+            "{told}, in a cluster, which leads writes to its primaries"
+        ));
+    }
+    hold(role == "master", told, "point REDIS_URL at the primary")
+}
+
 fn maxmemory(seen: &Redis) -> Verdict {
     let (most, used) = (seen.number("maxmemory"), seen.number("used_memory"));
     let megabytes = |bytes: f64| bytes / 1024.0 / 1024.0;
@@ -126,8 +138,11 @@ pub(super) enum Place {
     Node,
 }
 
-/// Asks one server.
-pub(super) async fn look(url: &SecretString, place: Place) -> Result<(Redis, Look), String> {
+/// Asks one server; there is its clock alone if it may not be asked for more.
+pub(super) async fn look(
+    url: &SecretString,
+    place: Place,
+) -> Result<(Option<Redis>, Look), String> {
     let client = redis::Client::open(url.expose_secret()).map_err(|error| told(&error))?;
     // Whoever looks is bounded already.
     let unbounded =
@@ -140,22 +155,30 @@ pub(super) async fn look(url: &SecretString, place: Place) -> Result<(Redis, Loo
 async fn ask(
     connection: &mut MultiplexedConnection,
     place: Place,
-) -> Result<(Redis, Look), RedisError> {
+) -> Result<(Option<Redis>, Look), RedisError> {
     let asked = clock::now();
     let (seconds, micros): (f64, f64) = cmd("TIME").query_async(connection).await?;
     let look = Look { asked, answered: clock::now(), theirs: seconds + micros / 1e6 };
-    let info: String = cmd("INFO").query_async(connection).await?;
+    let info: String = match cmd("INFO").query_async(connection).await {
+        Err(error) if is_forbidden(&error) => return Ok((None, look)),
+        info => info?,
+    };
     let save = cmd("CONFIG").arg("GET").arg("save").query_async(connection).await;
     let save: Option<Vec<String>> = save.ok();
     let cluster = if place == Place::Node {
         let told: String =
             cmd("CLUSTER").arg("INFO").query_async(connection).await.unwrap_or_default();
-        Some(lines(&told).remove("cluster_state").unwrap_or_else(|| "disabled".to_owned()))
+        Some(lines(&told).remove("cluster_state").unwrap_or_else(|| DISABLED.to_owned()))
     } else {
         None
     };
     let save = save.and_then(|pair| pair.into_iter().nth(1));
-    Ok((Redis { info: lines(&info), save, cluster }, look))
+    Ok((Some(Redis { info: lines(&info), save, cluster }), look))
+}
+
+/// The server answers; this user may not ask that.
+fn is_forbidden(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM")
 }
 
 fn lines(text: &str) -> HashMap<String, String> {
@@ -205,5 +228,20 @@ mod tests {
         assert_eq!(failed(|r| r.cluster = Some("ok".to_owned())), [""; 0]);
         // A provider that lets nobody look at settings.
         assert_eq!(failed(|r| r.save = None), [""; 0]);
+    }
+
+    #[test]
+    fn a_replica_is_wrong_but_where_a_cluster_leads_writes_on() {
+        for (cluster, told) in [
+            (None, &["redis.primary"][..]),
+            (Some("ok"), &[]),
+            (Some("disabled"), &["redis.primary", "redis.cluster"]),
+        ] {
+            let replica = failed(|redis| {
+                redis.info.insert("role".to_owned(), "slave".to_owned());
+                redis.cluster = cluster.map(str::to_owned);
+            });
+            assert_eq!(replica, told, "{cluster:?}");
+        }
     }
 }

@@ -140,6 +140,11 @@ fn lag(seen: &Replica) -> Verdict {
         }
         Lag::Beyond(waited) => {
             let told = format!("had not replayed the primary's log after {}", shown(*waited));
+            if *waited < seen.most_lag {
+                let limit = shown(seen.most_lag);
+                let told = format!("{told}, and may for {limit}");
+                return Verdict::Skipped(told, format!("raise --patience to {limit} or more"));
+            }
             Verdict::Failed(told, MEND.to_owned())
         }
         Lag::Unknown(why) => {
@@ -148,11 +153,19 @@ fn lag(seen: &Replica) -> Verdict {
     }
 }
 
-/// Looks how far the primary is, and waits until the replica is there: that long it lags.
-pub(super) async fn measure(primary: &SecretString, replica: &SecretString, most: Duration) -> Lag {
+/// Looks how far the primary is, and waits until the replica is there: that long it lags. Waits
+/// for no longer than the replica may lag; to connect, which tells nothing of that, may take
+/// longer.
+pub(super) async fn measure(
+    primary: &SecretString,
+    replica: &SecretString,
+    most_lag: Duration,
+    patience: Duration,
+) -> Lag {
+    let most = most_lag.min(patience);
     let unknown = |why: &str| Lag::Unknown(format!("the lag cannot be measured: {why}"));
     let both = async { tokio::try_join!(connect(primary), connect(replica)) };
-    let (mut primary, mut replica) = match timeout(most, both).await {
+    let (mut primary, mut replica) = match timeout(patience, both).await {
         Ok(Ok(connected)) => connected,
         Ok(Err(why)) => return unknown(&why),
         Err(_) => return unknown("no answer in time"),
@@ -215,5 +228,10 @@ mod tests {
         assert_eq!(failed(|r| r.standby.delay = None), ["replica.conflicts"]);
         assert_eq!(failed(|r| r.standby.delay = Some(secs(5))), ["replica.conflicts"]);
         assert_eq!(failed(|r| r.lag = Lag::Unknown(String::new())), [""; 0]);
+        // Given up before it had lagged for too long.
+        assert_eq!(failed(|r| r.lag = Lag::Beyond(secs(4))), [""; 0]);
+        let verdict = lag(&Replica { lag: Lag::Beyond(secs(4)), ..sound() });
+        let Verdict::Skipped(_, help) = verdict else { panic!("{verdict:?}") };
+        assert!(help.contains("--patience to 5 s"), "{help}");
     }
 }

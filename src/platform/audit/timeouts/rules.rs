@@ -122,10 +122,12 @@ pub(in crate::platform::audit) const RULES: [Rule<Timings>; 13] = [
         why: "a worker whose lease ends while it renews it loses the job to another, which begins \
               it anew",
         judge: |seen| {
-            let role = seen.role.unwrap_or_default();
-            // Renewed after a third of it, by a loop that gives a silent primary up after this long.
-            let renewed = seen.lease / 3 + role.statement + seen.look * 2;
-            bounded("a renewal that is slow", renewed, "SHOAL_JOB_LEASE_MS", seen.lease)
+            of_role(seen, |role| {
+                // Renewed after a third of it, by a loop that gives a silent primary up after this
+                // long.
+                let renewed = seen.lease / 3 + role.statement + seen.look * 2;
+                bounded("a renewal that is slow", renewed, "SHOAL_JOB_LEASE_MS", seen.lease)
+            })
         },
     },
     Rule {
@@ -182,6 +184,12 @@ pub(in crate::platform::audit) const ENDING: [Rule<Ending>; 1] = [Rule {
                 "say so by --grace and --pre-stop, or by --manifest".to_owned(),
             );
         };
+        if seen.workload.pre_stop_is_unknown {
+            return Verdict::Skipped(
+                "its preStop is no `sleep`: how long it takes is not known".to_owned(),
+                "say so by --pre-stop".to_owned(),
+            );
+        }
         let needed = seen.workload.pre_stop + seen.drain + LAST_STEPS;
         let told = format!(
             "preStop {}, drain {}, last steps {}: {} of {}",

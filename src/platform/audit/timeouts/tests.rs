@@ -90,11 +90,18 @@ fn an_end_takes_what_comes_before_the_signal_as_well() {
     assert!(matches!(judge(Some(42), 5), Verdict::Failed(..)));
     assert!(matches!(judge(Some(38), 0), Verdict::Passed(_)));
     assert!(matches!(judge(None, 0), Verdict::Skipped(..)));
+    let hooked = Workload {
+        grace: Some(Duration::from_secs(45)),
+        pre_stop_is_unknown: true,
+        ..Workload::default()
+    };
+    let ending = Ending { drain: Duration::from_secs(30), workload: hooked };
+    assert!(matches!((ENDING[0].judge)(&ending), Verdict::Skipped(..)));
 }
 
 #[test]
 fn what_was_not_asked_is_skipped() {
     let unknown = Timings { role: None, query_wait: None, proxy: None, ..shipped() };
     let skipped = RULES.iter().filter(|r| matches!((r.judge)(&unknown), Verdict::Skipped(..)));
-    assert_eq!(skipped.count(), 8);
+    assert_eq!(skipped.count(), 9);
 }
